@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Usd', 'Ticks', 'Share', 'Clock', 'Count', 'PRESETS', 'Section', 'Costs', 'Risk', 'EndOfDay', 'Stops', 'Trader',
-           'Labels', 'Models', 'Folds', 'Market', 'Verdict', 'Config', 'load_config', 'config_hash', 'to_toml']
+           'Labels', 'Models', 'Folds', 'Market', 'Verdict', 'Paths', 'Config', 'load_config', 'config_hash', 'to_toml']
 
 # %% ../nbs/02_config.ipynb #a1eea990
 import difflib
@@ -122,6 +122,11 @@ class Verdict(Section):
     min_sharpe: float = 1.0                                    # mean over folds, annual
     draws: Annotated[int, Field(ge=100, le=1_000_000)] = 2000  # session bootstrap
 
+class Paths(Section):
+    "Where things lie; the only settings that do not change a result, so they stay out of the hash."
+    store: str = "data"
+    runs: str = "runs"
+
 # %% ../nbs/02_config.ipynb #d6a6799f
 PRESETS = {
     "default": {},
@@ -147,6 +152,7 @@ class Config(BaseSettings):
     folds: Folds = Folds()
     market: Market = Market()
     verdict: Verdict = Verdict()
+    paths: Paths = Paths()
 
 # %% ../nbs/02_config.ipynb #71a650fb
 def _fields(path):
@@ -196,8 +202,8 @@ def load_config(
 def config_hash(
     config: Config, # any settings
 ) -> str: # 12 hex digits
-    "A short hash of every setting."
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+    "A short hash of every setting that can change a result."
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json", exclude={"paths"}), sort_keys=True).encode()).hexdigest()[:12]
 
 def to_toml(
     config: Config, # any settings

@@ -141,7 +141,7 @@ STATE = np.dtype([
     ("first_stop", "i8"),         # where the stop was at entry, ticks
     ("best", "i8"), ("worst", "i8"),                            # best and worst price since entry, ticks
     ("entry_fee_usd", "f8"), ("entry_slippage", "i8"), ("confidence", "f8"),
-    ("ambiguous", "i8"), ("optimistic_exit", "i8"),             # did one bar hold both stop and target?
+    ("ambiguous", "i8"), ("optimistic_exit", "i8"),             # could the exit bar be read more kindly, and at what price
 ], align=True)
 
 TRADE = np.dtype([

@@ -62,10 +62,12 @@ def performance(
     daily_usd: pd.Series,      # (days,) net P&L per trade date, zeros included
     start_balance_usd: float,  # what drawdown shares refer to at first
     tick_usd: float,           # value of a tick on one contract
+    equity_usd: np.ndarray = None, # (n,) account at each bar, for the drawdown inside days; day ends when None
 ) -> dict: # name with unit -> number; NaN where it cannot be computed
     "The usual numbers, all after costs unless they say gross."
     net, days = trades["net_usd"].to_numpy(float), daily_usd.to_numpy(float)
-    equity = start_balance_usd + np.concatenate([[0.0], days.cumsum()])
+    marks = start_balance_usd + days.cumsum() if equity_usd is None else np.asarray(equity_usd, float)
+    equity = np.concatenate([[start_balance_usd], marks])
     down, won, lost = drawdown(equity), net[net > 0].sum(), -net[net < 0].sum()
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
     annual = days.mean() * 252 if len(days) else float("nan")

@@ -50,7 +50,7 @@ def leave(state, price, slip, reason, ts, trade, rules):
     trade.net_usd, trade.slippage_ticks = trade.gross_usd - trade.fees_usd, state.entry_slippage + slip
     trade.mae_ticks, trade.mfe_ticks = state.side * (state.entry - state.worst), state.side * (state.best - state.entry)
     trade.ambiguous = state.ambiguous
-    trade.optimistic_usd = dollars * (state.target - state.entry) - trade.fees_usd if state.ambiguous else trade.net_usd
+    trade.optimistic_usd = dollars * (state.optimistic_exit - state.entry) - trade.fees_usd if state.ambiguous else trade.net_usd
     book(state, trade.gross_usd - exit_fee, trade.net_usd, ts, rules.risk)
     state.side = state.contracts = 0
 
@@ -69,10 +69,11 @@ def exchange_step(state, ts, open, high, low, day, trade, rules):
     worst, best = (low, high) if state.side > 0 else (high, low)
     if state.side * (open - state.stop) <= 0:       # opens beyond the stop
         leave(state, open - state.side * slip, slip, Reason.STOP, ts, trade, rules)
-    elif state.side * (open - state.target) > 0:    # opens beyond the target
-        leave(state, open, 0, Reason.TARGET, ts, trade, rules)
-    elif state.side * (worst - state.stop) <= 0:    # the worse reading: the stop came first
-        state.ambiguous = 1 if state.side * (best - state.target) > 0 else 0
+    elif state.side * (open - state.target) > 0:    # opens beyond the target; the worse reading: it was met at its own price
+        state.ambiguous, state.optimistic_exit = 1, open
+        leave(state, state.target, 0, Reason.TARGET, ts, trade, rules)
+    elif state.side * (worst - state.stop) <= 0:    # touches the stop; the worse reading: before any target
+        state.ambiguous, state.optimistic_exit = int(state.side * (best - state.target) > 0), state.target
         leave(state, state.stop - state.side * slip, slip, Reason.STOP, ts, trade, rules)
     elif state.side * (best - state.target) > 0:
         leave(state, state.target, 0, Reason.TARGET, ts, trade, rules)
@@ -183,11 +184,11 @@ def backtest(
     records = np.concatenate(done) if done else room[:0]
     trades = trade_log(records, thing, config, "backtest", np.repeat(dates, [len(d) for d in done]), features)
     daily = pd.Series(daily, pd.Index(dates, name="trade_date"), name="net_usd")
-    return Backtest(trades, equity, daily, summarise(trades, daily, state, refusals, config, thing))
+    return Backtest(trades, equity, daily, summarise(trades, daily, equity, state, refusals, config, thing))
 
-def summarise(trades, daily, state, refusals, config, thing):
+def summarise(trades, daily, equity, state, refusals, config, thing):
     "Numbers of one back-test as a flat dict."
-    out = performance(trades, daily, config.risk.start_balance_usd, thing.tick_usd)
+    out = performance(trades, daily, config.risk.start_balance_usd, thing.tick_usd, equity)
     out |= {"ambiguous_trades": int(trades["ambiguous"].sum()), "optimistic_net_usd": float(trades["optimistic_usd"].sum()),
             "data_end_exits": int((trades["reason_out"] == "data_end").sum()), "killed": bool(state["killed"]), "review": bool(state["review"]),
             "final_balance_usd": float(state["balance"]),
