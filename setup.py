@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ini = ConfigParser(delimiters=["="])
 ini.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 fact = ini["DEFAULT"]
-words = {key: fact[key].split() for key in ("requirements", "research_requirements", "dev_requirements", "console_scripts")}
+words = {key: fact[key].split() for key in ("requirements", "research_requirements", "dev_requirements", "lab_requirements", "console_scripts")}
 
 setup(
     name=fact["lib_name"], version=fact["version"], description=fact["description"], keywords=fact["keywords"],
@@ -16,6 +16,7 @@ setup(
     packages=find_packages(include=["mesbot*", "live_runner*"]), python_requires=f">={fact['min_python']}",
     install_requires=words["requirements"],
     extras_require={"research": words["research_requirements"],
-                    "dev": words["research_requirements"] + words["dev_requirements"]},
+                    "dev": words["research_requirements"] + words["dev_requirements"],
+                    "lab": words["research_requirements"] + words["dev_requirements"] + words["lab_requirements"]},
     entry_points={"console_scripts": words["console_scripts"], "nbdev": [f"{fact['lib_name']}=mesbot._modidx:d"]},
 )

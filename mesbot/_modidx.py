@@ -142,6 +142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mesbot.predictors.softmax': ('predictors.html#softmax', 'mesbot/predictors.py'),
                                    'mesbot.predictors.volatility_ticks': ('predictors.html#volatility_ticks', 'mesbot/predictors.py')},
             'mesbot.report': { 'mesbot.report.Run': ('report.html#run', 'mesbot/report.py'),
+                               'mesbot.report.check_name': ('report.html#check_name', 'mesbot/report.py'),
                                'mesbot.report.data_hash': ('report.html#data_hash', 'mesbot/report.py'),
                                'mesbot.report.html_table': ('report.html#html_table', 'mesbot/report.py'),
                                'mesbot.report.make_report': ('report.html#make_report', 'mesbot/report.py'),

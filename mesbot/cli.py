@@ -105,8 +105,9 @@ def report(
     changes = {"market": {k: v for k, v in (("sessions", sessions), ("alpha", alpha)) if v is not None},
                "paths": {"runs": str(runs)} if runs else {}, **({} if seed is None else {"seed": seed})}
     settings = load_config(config, preset, **changes)
+    from mesbot.report import check_name, make_report
+    check_name(name)
     bars, source, planted = load_market(settings, data, symbol, start, end)
-    from mesbot.report import make_report
     typer.echo(f"{source['title']}: {len(bars.ts):,} bars in {len(bars.sessions) - 1} session{'s' * (len(bars.sessions) != 2)}")
     walk, path = make_report(bars, settings, source, name, planted, progress=True)
     typer.echo(summary_lines(walk))

@@ -66,6 +66,7 @@ class EndOfDay(Section):
             raise ValueError(f"half_size {self.half_size} <= last_entry {self.last_entry} <= exit {self.exit} < flat {self.flat} must hold")
         return self
 
+# %% ../nbs/02_config.ipynb #71a650fb
 class Stops(Section):
     "Where a position is left."
     stop_ticks: Ticks = 8
@@ -87,6 +88,7 @@ class Labels(Section):
     horizon_s: Annotated[int, Field(ge=1, le=3600)] = 30
     threshold_ticks: Ticks = 3
 
+# %% ../nbs/02_config.ipynb #245706c0
 class Models(Section):
     "Which predictors stand beside each other, and how they are fitted."
     predictors: tuple[Literal["always_flat", "rsi_rule", "logistic", "feed_forward"], ...] = ("always_flat", "rsi_rule", "logistic", "feed_forward")
@@ -127,7 +129,7 @@ class Paths(Section):
     store: str = "data"
     runs: str = "runs"
 
-# %% ../nbs/02_config.ipynb #d6a6799f
+# %% ../nbs/02_config.ipynb #69c6125e
 PRESETS = {
     "default": {},
     "topstepx-2026": {  # $0.61 a side; flat 5 minutes before the firm's own 16:10 New York
@@ -154,7 +156,7 @@ class Config(BaseSettings):
     verdict: Verdict = Verdict()
     paths: Paths = Paths()
 
-# %% ../nbs/02_config.ipynb #71a650fb
+# %% ../nbs/02_config.ipynb #3601a17a
 def _fields(path):
     "The field names of the section that `path` leads to."
     model = Config
@@ -198,7 +200,7 @@ def load_config(
     except ValidationError as e: raise ValueError(_explain(e, path or "settings")) from None
     return Config.model_construct(**{name: getattr(found, name) for name in Config.model_fields})
 
-# %% ../nbs/02_config.ipynb #3d27ef86
+# %% ../nbs/02_config.ipynb #74dec5d8
 def config_hash(
     config: Config, # any settings
 ) -> str: # 12 hex digits

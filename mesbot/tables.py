@@ -99,7 +99,7 @@ RIGHT_STAMP = "write stamps like 2024-01-05T14:30:00Z, or epoch s, ms, us or ns 
 OFFSET = r"[T ].*(Z|z|[+-]\d\d(:?\d\d)?)$"  # a time of day that ends in Z, +hh, +hhmm or +hh:mm
 
 def time_zone(
-    tz: str, # IANA name, "America/New_York"
+    tz: str, # IANA name, "America/Chicago"
 ) -> ZoneInfo:
     "The time zone called `tz`; ValueError when there is none."
     try: return NY if tz == NY.key else ZoneInfo(tz)

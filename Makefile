@@ -1,0 +1,39 @@
+# Each target sets itself up on a fresh clone: Python 3.11, make and git are all it needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SUMS := find nbs mesbot \( -name '*.ipynb' -o -name '*.py' \) -type f | LC_ALL=C sort | xargs cksum
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lab sync
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+report: $(VENV)/.research ## an honest walk-forward report on the built-in market; ARGS="--alpha 0" for one without an edge
+	$(BIN)/mesbot report $(ARGS)
+
+test: $(VENV)/.dev ## notebooks and library in step, every notebook runs, whole-repo truths hold
+	@before="$$($(SUMS))"; $(BIN)/nbdev_clean && $(BIN)/nbdev_export || exit 1; \
+	if [ "$$before" != "$$($(SUMS))" ]; then echo "notebooks were not clean or not exported; they are now: look at git diff, then test again"; exit 1; fi
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/pytest --quiet tests
+
+sync: $(VENV)/.dev ## clean the notebooks and export the library from them
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+
+lab: $(VENV)/.lab ## read and write the book in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mesbot needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) setuptools wheel
+
+# A stamp says that an extra is installed from the lock; it is made anew when the lock or the package facts change.
+$(VENV)/.%: $(VENV)/bin/pip settings.ini setup.py pyproject.toml constraints.txt
+	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,52 @@
+"Every command in README.md is run, and its picture and links are there."
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
+EXPECTED = {".venv/bin/mesbot report --alpha 0": 1, ".venv/bin/mesbot report --data data --symbol MES": 1}  # the verdict is no
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A folder with the reader's own bars: half a minute that traded in every second."
+    folder = tmp_path_factory.mktemp("reader")
+    rows = [f"2024-01-03T15:00:{s:02}Z,4700.25,4700.5,4700,4700.25,{s + 1}" for s in range(30)]
+    (folder / "my_bars.csv").write_text("\n".join(["ts,open,high,low,close,volume", *rows]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, place):
+    env = os.environ | {"MESBOT_PATHS__RUNS": str(place / "runs")}
+    if command == "make test":  # this very test is part of it: look at what it would do
+        recipe = subprocess.run(["make", "--dry-run", "test"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+        assert re.search(r"nbdev_clean.*nbdev_export.*nbdev_test.*pytest \S* *tests", recipe, re.S)
+        return
+    in_project = command.startswith("make")
+    done = subprocess.run(command if in_project else command.replace(".venv/bin/", f"{ROOT}/.venv/bin/"), shell=True, capture_output=True, text=True, cwd=ROOT if in_project else place, env=env)
+    assert done.returncode == EXPECTED.get(command, 0), done.stdout[-1500:] + done.stderr[-1500:]
+    if "report" in command:
+        page = Path(done.stdout.strip().split("\n")[-1])
+        assert page.name == "report.html" and page.is_file()
+
+
+def test_there_are_commands_to_run(): assert {"make report", "make test"} <= set(COMMANDS) and len(COMMANDS) >= 6
+
+
+def test_readme_is_short_and_its_files_exist():
+    assert len(README.splitlines()) < 150
+    files = re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"`(nbs/[^`]+)`", README)
+    assert files and [f for f in files if not (ROOT / f).exists()] == []
+
+
+def test_the_toml_example_is_valid(tmp_path):
+    from mesbot.config import load_config
+    (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", README, re.S).group(1))
+    config = load_config(tmp_path / "mine.toml")
+    assert config.stops.stop_ticks == 10 and config.costs.commission_usd == .25
