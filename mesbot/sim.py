@@ -22,13 +22,13 @@ from .features import FEATURES
 from .metrics import performance
 from .risk import book, day_schedule, mark, open_day, risk_rules
 from .stops import follow, open_bracket, stop_rules
-from .trader import Rules, decide, trader_rules
+from .trader import Rules, clock_step, decide, trader_rules
 
 # %% ../nbs/13_sim.ipynb #49270553
 @kernel
-def enter(state, price, slip, ts, row, rules):
+def enter(state, price, slip, ts, side, rules):
     "The entry order fills at `price` (ticks, slippage included)."
-    state.side = 1 if state.intent == Intent.LONG_ENTRY else -1
+    state.side = side
     state.contracts, state.confidence = state.intent_contracts, state.intent_confidence
     state.entry_ts, state.entry_row, state.entry_reason, state.entry_slippage = ts, state.intent_row, state.intent_reason, slip
     open_bracket(state, price, rules.stops)
@@ -60,11 +60,14 @@ def exchange_step(state, ts, open, high, low, day, trade, rules):
     "Orders resting before the bar meet it; True when a position was closed and `trade` written."
     slip = slippage_ticks(state.atr, day.rth_open <= ts < day.rth_close, rules.costs)
     if state.intent != Intent.HOLD and ts >= state.intent_from:
-        entry = state.intent == Intent.LONG_ENTRY or state.intent == Intent.SHORT_ENTRY
-        if entry: enter(state, open + slip if state.intent == Intent.LONG_ENTRY else open - slip, slip, ts, state.intent_row, rules)
-        elif state.side != 0: leave(state, open - state.side * slip, slip, state.intent_reason, ts, trade, rules)
-        state.intent = Intent.HOLD
-        if not entry: return True
+        intent, state.intent = state.intent, Intent.HOLD
+        if state.side == 0:
+            if ts < day.last_entry: enter(state, open + slip if intent == Intent.LONG_ENTRY else open - slip, slip, ts, 1 if intent == Intent.LONG_ENTRY else -1, rules)
+        else:
+            price, late = open, ts >= day.flat
+            if late: price = min(open, state.last_close) if state.side > 0 else max(open, state.last_close)
+            leave(state, price - state.side * slip, slip, state.intent_reason, min(ts, day.flat), trade, rules)
+            return True
     if state.side == 0: return False
     worst, best = (low, high) if state.side > 0 else (high, low)
     if state.side * (open - state.stop) <= 0:       # opens beyond the stop
@@ -92,6 +95,7 @@ def advance_atr(state, high, low, close):
 @kernel
 def bar_step(state, row, ts, open, high, low, close, p_down, p_up, day, trade, refusals, rules):
     "One bar; True when `trade` was written. `refusals` (len(Reason),) counts why flat bars made no entry."
+    clock_step(state, ts, day, rules)
     closed = exchange_step(state, ts, open, high, low, day, trade, rules)
     advance_atr(state, high, low, close)
     limit = mark(state, close, rules.costs.tick_usd, rules.risk)

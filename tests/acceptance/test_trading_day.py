@@ -80,9 +80,9 @@ def test_opposite_signal_leaves_at_the_next_open():
 
 
 def test_time_stop_after_sixty_seconds():
-    "Bars 20 s apart: bought at 10:00:20, held 60 s at the close of 10:01:20 (after 61 s), sold at the next open."
-    bars = ENTRY + [(1002,) * 4] * 3 + [(1003,) * 4]
-    assert only(play(bars, SAY + [FLAT], gap_s=20)) == ("long", 1002, 1002, "time_stop", -FEES)
+    "Bars 20 s apart: bought at 10:00:20, so the order leaves at 10:01:20 and is sold at the open of that second, 1005 - 1 = 1004."
+    bars = ENTRY + [(1002,) * 4, (1003,) * 4, (1005,) * 4]
+    assert only(play(bars, SAY, gap_s=20)) == ("long", 1002, 1004, "time_stop", round(2.5 - FEES, 2))
 
 
 def test_the_stop_tightens_after_half_the_hold():
@@ -99,13 +99,13 @@ def test_a_trailing_stop_only_tightens():
 
 
 def test_end_of_day_flattens_at_market():
-    "Entered at 16:14 (all hours), out at the first bar after 16:25; a signal at 16:15 makes no position."
+    "Entered at 16:14 (all hours), out at the open of 16:25:00; a signal at 16:15 makes no position."
     bars = ENTRY + [(1003,) * 4, (1004,) * 4, (1005,) * 4]
     at = [0, 60, 120, 690, 720]  # from 16:13:30
     held = dict(stops={"max_hold_s": 86_400}, trader={"hours": "ALL"})
     thin = 2  # outside regular hours
     side, entry, exit, reason, net = only(play(bars, SAY, start="16:13:30", gap_s=at, **held))
-    assert (side, entry, exit, reason) == ("long", 1001 + thin, 1005 - thin, "end_of_day")
+    assert (side, entry, exit, reason) == ("long", 1001 + thin, 1004 - thin, "end_of_day")
     late = play(bars, [UP] * 5, start="16:15:00", gap_s=at, **held)
     assert len(late.trades) == 0 and late.summary["refusals"] == {"end_of_day": 5}
 
@@ -235,3 +235,37 @@ def test_mirrored_prices_give_mirrored_trades_and_the_books_add_up():
     np.testing.assert_allclose(one.trades["fees_usd"], 2 * .42 * one.trades["contracts"])
     np.testing.assert_allclose(one.trades["net_usd"], one.trades["gross_usd"] - one.trades["fees_usd"])
     assert (one.trades["entry_ns"].iloc[1:].to_numpy() > one.trades["exit_ns"].iloc[:-1].to_numpy() - 1).all()
+
+
+def test_the_clock_runs_while_nothing_trades():
+    "Held 60 s at 10:01:01; the next print comes at 10:05: the order was waiting for it, and does not wait for another."
+    bars = ENTRY + [(1003,) * 4, (1004,) * 4, (1005,) * 4]
+    t = play(bars, SAY, gap_s=[0, 1, 2, 300, 301]).trades.iloc[0]
+    assert t.reason_out == "time_stop" and round(t.exit_price * 4) == 1003 and f"{t.exit_time:%H:%M:%S}" == "10:05:00"
+
+
+def test_flat_by_the_deadline_even_when_nothing_trades():
+    "No print between 16:20 and 16:45: out by 16:30 at the worse of the last close 1002 and the next open 1010, two ticks of slippage."
+    bars = ENTRY + [(1002,) * 4, (1010,) * 4, (1010,) * 4]
+    t = play(bars, SAY, start="16:10:00", gap_s=[0, 1, 600, 2100, 2101], stops={"max_hold_s": 86_400}, trader={"hours": "ALL"}).trades.iloc[0]
+    assert t.reason_out == "end_of_day" and f"{t.exit_time:%H:%M:%S}" == "16:30:00" and round(t.exit_price * 4) == 1000
+
+
+def test_an_entry_that_finds_no_print_before_the_last_entry_time_dies():
+    bars = [QUIET] * 5
+    assert len(play(bars, SAY, start="16:14:50", gap_s=[0, 11, 12, 13, 14], trader={"hours": "ALL"}).trades) == 0
+    assert len(play(bars, SAY, start="16:14:50", gap_s=[0, 9, 12, 13, 14], trader={"hours": "ALL"}).trades) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_position_outlives_the_flat_time_on_sparse_bars(seed):
+    "RSK-7 on random days, normal and short, with minutes between prints."
+    rng = np.random.default_rng(seed)
+    date = ("2024-01-03", "2024-11-29", "2024-07-03")[seed % 3]
+    ts = ns("11:00:00", date) + np.unique(rng.integers(0, (2 * 3600 if seed % 3 else 6 * 3600), 200)) * SECOND
+    price = 1000 + rng.integers(-2, 3, len(ts)).cumsum()
+    says = np.array([UP, FLAT, DOWN])[rng.integers(0, 3, len(ts))]
+    config = load_config(stops={"max_hold_s": 86_400, "stop_ticks": 15, "target_ticks": 100}, trader={"hours": "ALL", "cooldown_s": 0, "latency_s": 2, "exit_on_opposite": False})
+    trades = backtest(make_bars(ts, price, price, price, price, np.ones(len(ts), int)), says, config).trades
+    flat = ns("12:45:00", date) if seed % 3 else ns("16:30:00", date)
+    assert len(trades) and trades["exit_ns"].max() <= flat and trades["entry_ns"].max() < flat
