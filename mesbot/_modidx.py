@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mesbot.predictors.load_predictor': ('predictors.html#load_predictor', 'mesbot/predictors.py'),
                                    'mesbot.predictors.save_predictor': ('predictors.html#save_predictor', 'mesbot/predictors.py'),
                                    'mesbot.predictors.softmax': ('predictors.html#softmax', 'mesbot/predictors.py'),
+                                   'mesbot.predictors.train_layers': ('predictors.html#train_layers', 'mesbot/predictors.py'),
                                    'mesbot.predictors.volatility_ticks': ('predictors.html#volatility_ticks', 'mesbot/predictors.py')},
             'mesbot.report': { 'mesbot.report.Run': ('report.html#run', 'mesbot/report.py'),
                                'mesbot.report.check_name': ('report.html#check_name', 'mesbot/report.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FITS', 'RULES', 'REQUIRES_TRAINING', 'Prediction', 'volatility_ticks', 'AlwaysFlat', 'RsiRule', 'softmax', 'Scaler',
-           'fit_scaler', 'SoftmaxNet', 'fit_logistic', 'fit_feed_forward', 'fit_temperature', 'fit_predictor',
-           'save_predictor', 'load_predictor']
+           'fit_scaler', 'SoftmaxNet', 'fit_logistic', 'fit_feed_forward', 'train_layers', 'fit_temperature',
+           'fit_predictor', 'save_predictor', 'load_predictor']
 
 # %% ../nbs/07_predictors.ipynb #c1ab0dc0
 import json
@@ -123,9 +123,10 @@ def fit_logistic(
 ) -> list: # one layer
     "Multinomial logistic regression; a class that never occurred gets a logit of -30."
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
     classes = np.unique(y)
     if len(classes) < 2: raise ValueError(f"training labels hold only class {classes.tolist()}; at least two are needed")
-    fit = LogisticRegression(max_iter=300, tol=1e-3).fit(x, y)
+    with threadpool_limits(1): fit = LogisticRegression(max_iter=300, tol=1e-3).fit(x, y)  # the same bytes on any machine
     w, b = np.zeros((x.shape[1], 3), np.float32), np.full(3, -30, np.float32)
     if len(classes) == 2:
         b[classes] = 0
@@ -140,6 +141,14 @@ def fit_feed_forward(
     rng: np.random.Generator,
 ) -> list: # layers
     "Cross-entropy by AdamW in shuffled batches; the weights of the best epoch on the last tenth of rows are kept."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # on matrices this small one thread is faster, and gives the same bytes on any machine
+    try: return train_layers(x, y, config, rng)
+    finally: torch.set_num_threads(before)
+
+def train_layers(x, y, config, rng):
+    "The loop of `fit_feed_forward`."
     import torch
     m, sizes = config.models, [x.shape[1], *config.models.hidden, 3]
     params = [torch.tensor(a, dtype=torch.float32, requires_grad=True) for i, o in zip(sizes, sizes[1:])
