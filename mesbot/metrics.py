@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sharpe_ratio', 'sharpe_error', 'sortino_ratio', 'drawdown', 'longest_run', 'performance', 'bootstrap_mean',
-           'interval', 'rank_ic', 'directional_auc', 'forecast_skill']
+           'mean_interval', 'rank_ic', 'directional_auc', 'forecast_skill']
 
 # %% ../nbs/12_metrics.ipynb #a60262bf
 import numpy as np
@@ -100,15 +100,23 @@ def bootstrap_mean(
     weight = rng.multinomial(m, np.full(m, 1 / m), draws)
     return (weight @ totals) / (weight @ counts)
 
-def interval(
-    draws: np.ndarray, # a bootstrap distribution
-    error_rate: float = 0.05, # outside both ends together
-) -> tuple: # (low, high); NaN when there is nothing to say
-    "The middle of a bootstrap distribution."
-    if not len(draws): return float("nan"), float("nan")
-    return tuple(float(q) for q in np.quantile(draws, [error_rate / 2, 1 - error_rate / 2]))
+def mean_interval(
+    values: np.ndarray,   # (n,) one a trade, or one a session
+    sessions: np.ndarray, # (n,) which session each belongs to
+    error_rate: float,    # outside both ends together
+    draws: int,           # resamples
+    rng: np.random.Generator,
+) -> tuple: # (low, high); NaN under 2 sessions
+    "The mean's interval: percentiles, or Student's t with sessions - 1 degrees of freedom where that is wider; percentiles alone are too narrow for few sessions."
+    from scipy.stats import t
+    means, values = bootstrap_mean(values, sessions, draws, rng), np.asarray(values, float)
+    if not len(means): return float("nan"), float("nan")
+    m = len(np.unique(sessions))
+    reach = t.ppf(1 - error_rate / 2, m - 1) * means.std() * (m / (m - 1))**.5
+    low, high = np.quantile(means, [error_rate / 2, 1 - error_rate / 2])
+    return float(min(low, values.mean() - reach)), float(max(high, values.mean() + reach))
 
-# %% ../nbs/12_metrics.ipynb #0f4e0f70
+# %% ../nbs/12_metrics.ipynb #8b1f0150
 def rank_ic(
     score: np.ndarray, # (n,) forecast, any unit
     move: np.ndarray,  # (n,) what happened
