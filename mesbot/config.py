@@ -81,6 +81,7 @@ class Trader(Section):
     hours: Literal["RTH", "ETH", "ALL"] = "RTH"
     cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0  # after an exit
     latency_s: Annotated[float, Field(ge=0, le=60)] = 0.0      # from the close of the deciding bar to the venue
+    entry_valid_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0 # an entry order that found no bar by then is forgotten
     exit_on_opposite: bool = True
 
 class Labels(Section):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECOND', 'MES', 'ES', 'SPY', 'INSTRUMENTS', 'REASONS', 'STATE', 'TRADE', 'Instrument', 'instrument', 'cache_dir',
-           'kernel', 'Side', 'Label', 'Intent', 'Reason', 'new_state']
+           'kernel', 'Side', 'Label', 'Intent', 'Reason', 'Bar', 'new_state']
 
 # %% ../nbs/00_core.ipynb #09285743
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 
 import mesbot
 
-# %% ../nbs/00_core.ipynb #27948dc2
+# %% ../nbs/00_core.ipynb #5caab126
 SECOND = 1_000_000_000  # ns; times inside are int64 ns UTC, and a bar that opens at ts is known at ts + SECOND
 
 class Instrument(NamedTuple):
@@ -65,7 +65,7 @@ def instrument(
     if symbol not in INSTRUMENTS: raise ValueError(f"unknown symbol {symbol!r}; known: {', '.join(INSTRUMENTS)}")
     return INSTRUMENTS[symbol]
 
-# %% ../nbs/00_core.ipynb #3041de65
+# %% ../nbs/00_core.ipynb #2382f057
 @cache
 def cache_dir() -> Path: # ~/.cache/mesbot/<hash of the package's sources>
     "Where compiled kernels of exactly these sources are kept; older folders beside it may be deleted at will."
@@ -81,7 +81,7 @@ def kernel(
     try: return numba.njit(cache=Path(f.__code__.co_filename).is_file(), nogil=True)(f)
     finally: numba.config.CACHE_DIR = before
 
-# %% ../nbs/00_core.ipynb #afdd7140
+# %% ../nbs/00_core.ipynb #3bb4368c
 class Side(IntEnum):
     "Which way a position faces; the sign of its gain when the price rises."
     SHORT = -1; FLAT = 0; LONG = 1
@@ -119,7 +119,15 @@ class Reason(IntEnum):
 
 REASONS = [r.name.lower() for r in Reason]
 
-# %% ../nbs/00_core.ipynb #3bb4368c
+# %% ../nbs/00_core.ipynb #86767f71
+class Bar(NamedTuple):
+    "One second that traded; prices in ticks."
+    ts: int    # bar open, ns UTC
+    open: int
+    high: int
+    low: int
+    close: int
+
 STATE = np.dtype([
     # account
     ("balance", "f8"),            # closed P&L and fees included, USD
@@ -131,7 +139,7 @@ STATE = np.dtype([
     ("cooldown_until", "i8"),     # no entry before, ns (after an exit)
     ("killed", "i8"), ("review", "i8"),   # latches: 1 until a person clears them
     ("day_stop", "i8"),           # Reason that ended this day's trading, 0 while it runs
-    ("atr", "f8"), ("atr_bars", "i8"), ("last_close", "i8"),  # ATR(14) over bars of this session, ticks
+    ("atr", "f8"), ("last_close", "i8"), ("last_ts", "i8"),  # ATR(14) of one-second bars, ticks; last bar of this session, 0 before any
     # order in flight
     ("intent", "i8"), ("intent_reason", "i8"), ("intent_from", "i8"),  # may fill at a bar with ts >= intent_from
     ("intent_contracts", "i8"), ("intent_confidence", "f8"), ("intent_row", "i8"),
@@ -158,6 +166,6 @@ def new_state(
     balance_usd: float, # account at the start, USD
 ) -> np.record: # one `STATE` record, flat, no order, no latch
     "A fresh account."
-    state = np.zeros(1, STATE)[0]
+    state = np.zeros(1, STATE).view(np.recarray)[0]  # attributes work in plain Python too
     for name in ("balance", "equity", "peak_equity", "day_start_equity", "day_peak_equity"): state[name] = balance_usd
     return state

@@ -97,7 +97,7 @@ def open_day(state):
     state.day_start_equity = state.day_peak_equity = state.equity = state.balance
     state.day_stop = Reason.NONE
     state.intent = 0
-    state.atr_bars = 0
+    state.last_ts = 0
 
 # %% ../nbs/09_risk.ipynb #d596b3a2
 @kernel

@@ -42,11 +42,11 @@ def tighten_stop(state, level):
 
 # %% ../nbs/10_stops.ipynb #eb3d7fb7
 @kernel
-def follow(state, high, low, now, rules):
-    "Update extremes and stop of an open position at the close of a bar (ticks)."
-    up, down = (high, low) if state.side > 0 else (low, high)
+def follow(state, bar, rules):
+    "Update extremes and stop of an open position at the close of a bar."
+    up, down = (bar.high, bar.low) if state.side > 0 else (bar.low, bar.high)
     if state.side * (up - state.best) > 0: state.best = up
     if state.side * (down - state.worst) < 0: state.worst = down
     if rules.trail > 0: tighten_stop(state, state.best - state.side * rules.trail)
-    if 2 * (now - state.entry_ts) >= rules.max_hold_ns:
+    if 2 * (bar.ts + SECOND - state.entry_ts) >= rules.max_hold_ns:
         tighten_stop(state, state.first_stop + state.side * int(rules.tighten * rules.stop))

@@ -13,19 +13,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .account import trade_log
 from .bars import Bars, hours_mask, n_bars, n_sessions, session_info, take_sessions
 from .config import Config, load_config
 from .core import TRADE, instrument
-from .costs import cost_rules
 from .features import compute_features
 from .folds import Fold, block_rows, fit_to, rolling_folds
 from .gates import evidence, judge
 from .labels import Labels, class_shares, label_moves, tradable_move
 from .metrics import forecast_skill, performance, rank_ic
 from .predictors import REQUIRES_TRAINING, fit_predictor, volatility_ticks
-from .sim import Backtest, backtest, trade_log
-from .stops import stop_rules
-from .trader import risk_per_contract
+from .sim import Backtest, backtest
+from .trader import risk_per_contract, rules_of
 
 # %% ../nbs/16_walkforward.ipynb #83642276
 class Study(NamedTuple):
@@ -114,9 +113,9 @@ def stitch(
     gained = np.cumsum([0.0] + [p.result.daily.sum() for p in parts[:-1]])
     equity = np.concatenate([p.result.equity + gain for p, gain in zip(parts, gained)])
     carried = backtest(tested, np.concatenate([p.probability for p in parts]), config)
-    sharpes = [p.row["sharpe"] for p in parts if np.isfinite(p.row["sharpe"])]
+    sharpes = [0.0 if len(p.result.daily) > 1 and not p.result.daily.any() else p.row["sharpe"] for p in parts]  # a silent fold earned nothing
     numbers = performance(trades, daily, config.risk.start_balance_usd, thing.tick_usd, equity) | {
-        "mean_fold_sharpe": float(np.mean(sharpes)) if sharpes else float("nan"),
+        "mean_fold_sharpe": float(np.mean(sharpes)),
         "refusals": pd.DataFrame([p.result.summary["refusals"] for p in parts]).sum().astype(int).to_dict(),
         "ambiguous_trades": int(trades["ambiguous"].sum()), "optimistic_net_usd": float(trades["optimistic_usd"].sum()),
         "carried_balance_usd": carried.summary["final_balance_usd"], "carried_killed": carried.summary["killed"],
@@ -162,6 +161,7 @@ def gather(study, folds, done, failed, note):
     "Fold results as the tables of a `WalkForward`."
     bars, config = study.bars, study.config
     thing, tested = instrument(bars.symbol), take_sessions(bars, folds[0].test[0], folds[-1].test[1])
+    rules = rules_of(config, thing)
     whole = {name: parts for name in config.models.predictors for parts in [[done[f.number, name] for f in folds if (f.number, name) in done]] if len(parts) == len(folds)}
     stitched = {name: stitch(study, tested, parts) for name, parts in whole.items()}
     nothing = trade_log(np.zeros(0, TRADE), thing, config, "backtest", np.zeros(0, "M8[D]")).assign(fold=0, predictor="")
@@ -173,7 +173,7 @@ def gather(study, folds, done, failed, note):
         "folds": len(folds), "folds_trained": len(folds) if folds[0].fit[1] else 0, "folds_note": note, "test_sessions": n_sessions(tested),
         "horizon_s": config.labels.horizon_s, "threshold_ticks": config.labels.threshold_ticks, "class_shares": class_shares(study.labels),
         "start_balance_usd": config.risk.start_balance_usd, "trade_risk_usd": config.risk.trade_risk_usd,
-        "risk_usd": risk_per_contract(cost_rules(config, thing), stop_rules(config), 0.0, True),
+        "risk_usd": risk_per_contract(rules.costs, rules.stops, 0.0, True),
         "tried": list(config.models.predictors), "predictors": {name: numbers for name, (numbers, *_) in stitched.items()}}
     rows = sorted([part.row for part in done.values()] + failed, key=lambda row: (row["fold"], config.models.predictors.index(row["predictor"])))
     return WalkForward(

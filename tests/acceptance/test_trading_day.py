@@ -269,3 +269,23 @@ def test_no_position_outlives_the_flat_time_on_sparse_bars(seed):
     trades = backtest(make_bars(ts, price, price, price, price, np.ones(len(ts), int)), says, config).trades
     flat = ns("12:45:00", date) if seed % 3 else ns("16:30:00", date)
     assert len(trades) and trades["exit_ns"].max() <= flat and trades["entry_ns"].max() < flat
+
+
+def test_an_exit_in_flight_dies_with_its_position():
+    "The opposite signal's exit is 2 s away when the stop is hit: nothing may come of it, least of all a short position."
+    bars = [(1000,) * 4] * 5 + [(990, 990, 985, 985)] + [(985,) * 4] * 6
+    says = [UP, FLAT, FLAT, FLAT, DOWN] + [FLAT] * 7
+    result = play(bars, says, trader={"latency_s": 2, "cooldown_s": 600})
+    assert [t.reason_out for t in result.trades.itertuples()] == ["stop"] and (result.trades["side"] == "long").all()
+
+
+def test_an_entry_that_found_no_bar_in_time_is_forgotten():
+    bars = [QUIET] * 5
+    assert len(play(bars, SAY, gap_s=[0, 302, 303, 304, 305]).trades) == 0
+    assert len(play(bars, SAY, gap_s=[0, 301, 302, 303, 304]).trades) == 1
+    assert len(play(bars, SAY, gap_s=[0, 301, 302, 303, 304], trader={"entry_valid_s": 60}).trades) == 0
+
+
+def test_the_days_worst_price_counts_even_when_the_target_fills():
+    "Bought at 1002, the bar falls to 995 and rises through 1014: the adverse excursion is 7, not 3."
+    assert play(ENTRY + [(1002, 1016, 995, 1010), (1010,) * 4, (1010,) * 4], SAY).trades.iloc[0].mae_ticks == 7
