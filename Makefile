@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SUMS := find nbs mesbot \( -name '*.ipynb' -o -name '*.py' \) -type f | LC_ALL=C sort | xargs cksum
 ARGS ?=
+MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help report test lab sync
@@ -35,5 +36,6 @@ $(VENV)/bin/pip:
 
 # A stamp says that an extra is installed from the lock; it is made anew when the lock or the package facts change.
 $(VENV)/.%: $(VENV)/bin/pip settings.ini setup.py pyproject.toml constraints.txt
+	@echo "installing what mesbot needs for [$*] into $(VENV): some minutes and up to 2 GB, once" >&2
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
 	@touch $@

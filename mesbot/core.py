@@ -162,6 +162,7 @@ TRADE = np.dtype([
     ("ambiguous", "i8"), ("optimistic_usd", "f8"),  # net under the kinder reading of an ambiguous bar
 ], align=True)
 
+# %% ../nbs/00_core.ipynb #7e32d67c
 def new_state(
     balance_usd: float, # account at the start, USD
 ) -> np.record: # one `STATE` record, flat, no order, no latch

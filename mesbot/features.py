@@ -11,11 +11,14 @@ __all__ = ['PRICES', 'LAGS', 'AVERAGES', 'LENGTHS', 'VWAP', 'CLOCK', 'MINUTES', 
 
 # %% ../nbs/05_features.ipynb #2f353018
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
+import mesbot
 from .bars import Bars, n_bars, n_sessions, session_info
 from .calendar import NY, sessions_of
 from .core import SECOND, instrument, kernel
@@ -58,7 +61,7 @@ def read_prices(p, out):
         out[k] = close - p.close[(last - lag) & 63] if last >= lag else np.nan
     out[5] = out[6] = out[7] = out[8] = np.nan
     if p.seconds >= 14: out[5] = stochastic_k(p, 0)
-    if p.seconds >= 16: out[6] = (stochastic_k(p, 0) + stochastic_k(p, 1) + stochastic_k(p, 2)) / 3.0
+    if p.seconds >= 16: out[6] = (out[5] + stochastic_k(p, 1) + stochastic_k(p, 2)) / 3.0
     if p.seconds >= 20:
         mean = p.sum20 / 20.0
         sd = np.sqrt(max(p.squares20 / 20.0 - mean * mean, 0.0))
@@ -128,7 +131,7 @@ def read_clock(c, ts, out):
     out[5] = 1.0 if 10_800 <= second < 34_200 else 0.0
     out[6] = 1.0 if c.rth_open <= ts < c.rth_close else 0.0
 
-# %% ../nbs/05_features.ipynb #ac6ca5ea
+# %% ../nbs/05_features.ipynb #355bc3b4
 MINUTES = np.dtype([("bars", "i8"), ("fast", "f8"), ("slow", "f8"), ("ring", "f8", (4,))], align=True)
 
 @kernel
@@ -146,7 +149,7 @@ def read_minutes(m, out):
     out[0] = m.fast - m.slow if m.bars >= 8 else np.nan
     out[1] = m.ring[(m.bars - 1) & 3] - m.ring[m.bars & 3] if m.bars >= 4 else np.nan
 
-# %% ../nbs/05_features.ipynb #aa448450
+# %% ../nbs/05_features.ipynb #78d7cda8
 FLOW = np.dtype([("seconds", "i8"), ("flow", "f8"), ("power", "f8"), ("weight", "f8"), ("seen_volume", "i8"), ("volume_mean", "f8"), ("volume_var", "f8"), ("volume_z", "f8"),
                  ("rv30", "f8"), ("rv600", "f8"), ("vola_mean", "f8"), ("vola_var", "f8"), ("vola_z", "f8")], align=True)
 RHO_25, RHO_900 = np.exp(-1 / 25), np.exp(-1 / 900)
@@ -192,7 +195,7 @@ def read_shape(open, high, low, close, out):
     out[2] = (high - max(open, close)) / span if span > 0 else 0.0
     out[3] = (min(open, close) - low) / span if span > 0 else 0.0
 
-# %% ../nbs/05_features.ipynb #f8f21b87
+# %% ../nbs/05_features.ipynb #bc1a1d4b
 FEATURES = ("ret_1", "ret_5", "ret_10", "ret_30", "ret_60", "stoch_k", "stoch_d", "bb_pos", "bb_width",
             "ema_9", "ema_21", "ema_50", "ema_200", "rsi_14", "macd", "macd_signal", "atr_14",
             "vwap_dist", "vwap_slope",
@@ -235,10 +238,10 @@ def step(s, ts, open, high, low, close, volume, out):
     read_flow(s.flow, out[34:40])
 
 def feature_hash() -> str: # 12 hex digits
-    "What the features are: names, order, and the state they are computed from."
-    return hashlib.sha256(repr((FEATURES, FEATURE_STATE.descr)).encode()).hexdigest()[:12]
+    "What the features are: a hash of this room's source, so a changed name, order, parameter or formula changes it."
+    return hashlib.sha256(Path(mesbot.__path__[0], "features.py").read_bytes()).hexdigest()[:12]
 
-# %% ../nbs/05_features.ipynb #ca396f46
+# %% ../nbs/05_features.ipynb #8ada0a6b
 @kernel
 def session_nb(s, ts, open, high, low, close, volume, out):
     "All bars of one session; `out` (n, k) float32."
@@ -261,7 +264,7 @@ def new_feature_state(
 
 def compute_features(
     bars: Bars,         # n bars, any number of whole sessions
-    threads: int = None, # workers; one per core when None
+    threads: int | None = None, # workers; one a core when None
 ) -> np.ndarray: # (n, k) float32 in the order of `FEATURES`, NaN until warm
     "Every feature at the close of every bar."
     out = np.empty((n_bars(bars), len(FEATURES)), np.float32)
@@ -269,10 +272,10 @@ def compute_features(
     def one(k):
         rows = slice(bars.sessions[k], bars.sessions[k + 1])
         session_nb(new_feature_state(info[k]), *(column[rows] for column in bars[:6]), out[rows])
-    with ThreadPoolExecutor(threads) as pool: list(pool.map(one, range(n_sessions(bars))))
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
     return out
 
-# %% ../nbs/05_features.ipynb #96dbaf64
+# %% ../nbs/05_features.ipynb #55d57506
 class FeatureStream:
     "Features bar by bar; one stream an instrument."
     def __init__(self,

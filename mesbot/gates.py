@@ -37,22 +37,24 @@ def evidence(
 # %% ../nbs/15_gates.ipynb #4a0ca43d
 def _said(value): return value == value and value is not None
 
+def _count(n, word): return f"{n:,} {word}{'s' * (n != 1)}"
+
 def shortfalls(
     numbers: dict,  # one predictor's numbers
     config: Config, # section `verdict`
 ) -> list: # of sentences; empty when every demand is met
     "What a predictor lacks."
     v, n, lacks = config.verdict, numbers, []
-    if not n["trades"] >= v.min_trades: lacks.append(f"it made {n['trades']} trade{'s' * (n['trades'] != 1)}, and {v.min_trades} are needed")
+    if not n["trades"] >= v.min_trades: lacks.append(f"it made {_count(n['trades'], 'trade')}, and {v.min_trades} are needed")
     if not n["net_ticks_low"] > 0:
-        lacks.append(f"its net of {n['net_ticks']:+.2f} ticks a trade has a lower bound of {n['net_ticks_low']:+.2f}, not above zero"
+        lacks.append(f"its net of {n['net_ticks']:+.2f} ticks a contract has a lower bound of {n['net_ticks_low']:+.2f}, not above zero"
                      if _said(n["net_ticks_low"]) else "its net per trade has no error bar: fewer than two sessions with trades")
     if not n["auc_low"] > .5:
         lacks.append(f"its directional AUC of {n['auc']:.3f} has a lower bound of {n['auc_low']:.3f}, not above 0.5"
                      if _said(n["auc_low"]) else "its sense of direction has no error bar: fewer than two sessions to judge by")
     if not n["mean_fold_sharpe"] >= v.min_sharpe:
         lacks.append(f"its mean fold Sharpe is {n['mean_fold_sharpe']:.2f}, under {v.min_sharpe:g}"
-                     if _said(n["mean_fold_sharpe"]) else "its Sharpe cannot be computed: no fold has two sessions with different results")
+                     if _said(n["mean_fold_sharpe"]) else "its Sharpe cannot be computed: folds of fewer than three sessions")
     if n["carried_killed"] or n["carried_review"]: lacks.append("an account carried through all folds hits a latched limit")
     return lacks
 
@@ -62,13 +64,11 @@ def main_refusal(
 ) -> str: # a sentence
     "Why sure signals were not traded: the most frequent refusal."
     refused = pd.DataFrame([n["refusals"] for n in summary["predictors"].values()]).sum()
-    refused = refused.drop(["low_confidence", "no_prediction"], errors="ignore").sort_values(ascending=False)
-    if not refused.sum(): return "no prediction reached the confidence that a trade needs"
-    said = f"{int(refused.iloc[0]):,} sure signals were refused by {refused.index[0]}"
+    refused = refused.drop(["low_confidence", "no_prediction", "outside_hours"], errors="ignore").sort_values(ascending=False)
+    if not refused.sum(): return "no prediction in trading hours reached the confidence that a trade needs"
+    said = f"{_count(int(refused.iloc[0]), 'sure signal')} in trading hours refused for {refused.index[0].replace('_', ' ')}"
     if refused.index[0] != "trade_risk": return said
     return f"{said}: one contract risks ${summary['risk_usd']:,.2f} at its stop, and a trade may lose ${summary['trade_risk_usd']:,.2f}"
-
-def _count(n, word): return f"{n:,} {word}{'s' * (n != 1)}"
 
 def judge(
     summary: dict,  # of a walk: `predictors` holds the numbers of each
@@ -83,13 +83,13 @@ def judge(
         best = max(passed, key=lambda name: numbers[name]["net_ticks_low"])
         n = numbers[best]
         return {"answer": "yes", "predictor": best, "reasons": reasons,
-                "sentence": f"Edge after costs: {best} earned {n['net_ticks']:+.2f} ticks a trade net (lower bound {n['net_ticks_low']:+.2f}) "
+                "sentence": f"Edge after costs: {best} earned {n['net_ticks']:+.2f} ticks a contract net (lower bound {n['net_ticks_low']:+.2f}) "
                             f"over {_count(n['trades'], 'trade')} in {_count(n['days'], 'unseen session')}."}
     if not traded:
         return {"answer": "no", "predictor": "", "reasons": reasons + [main_refusal(summary)] if numbers else reasons, "sentence": "No edge after costs: not one trade was made."}
-    best = max(traded, key=lambda name: numbers[name]["net_ticks"])
+    best = max(traded, key=lambda name: (_said(numbers[name]["net_ticks_low"]), numbers[name]["net_ticks_low"] if _said(numbers[name]["net_ticks_low"]) else numbers[name]["net_ticks"]))
     n = numbers[best]
-    made = (f"the best of {_count(len(summary['tried']), 'predictor')}, {best}, made {n['net_ticks']:+.2f} ticks a trade net "
+    made = (f"the best of {_count(len(summary['tried']), 'predictor')}, {best}, made {n['net_ticks']:+.2f} ticks a contract net "
             f"over {_count(n['trades'], 'trade')} in {_count(n['days'], 'session')}")
     return {"answer": "no", "predictor": best, "reasons": reasons + lacking[best],
-            "sentence": f"No edge after costs: {made}." if n["net_ticks"] <= 0 else f"No edge after costs is proven: {made}, and that is not enough to rule out luck."}
+            "sentence": f"No edge after costs: {made}." if n["net_ticks"] <= 0 else f"No edge proven after costs: {made}, and luck is not ruled out."}

@@ -38,11 +38,11 @@ def data_hash(
     return digest.hexdigest()[:12]
 
 def manifest(
-    bars: Bars,
-    config: Config,
-    source: dict, # where the bars came from, in words and numbers
+    bars: Bars,     # n bars
+    config: Config, # any settings
+    source: dict,   # where the bars came from, in words and numbers
 ) -> dict:
-    "Who made a run: time, seed, hashes, versions, source."
+    "What made a run: time, seed, hashes, versions, source."
     return {"created_utc": datetime.now(UTC).isoformat(timespec="seconds"), "source": source, "seed": config.seed,
             "hashes": {"code": cache_dir().name, "config": config_hash(config), "data": data_hash(bars), "features": feature_hash()},
             "features": FEATURES, "versions": {"python": platform.python_version()} |
@@ -53,7 +53,8 @@ def check_name(
     name: str, # of a run
 ) -> str: # the same
     "A name that is safe as a folder; ValueError when it is not."
-    if not name or not all(c.isalnum() or c in "-_." for c in name): raise ValueError(f"a run's name must be letters, digits, '-', '_' or '.', got {name!r}")
+    if not name or name[0] == "." or not all(c.isalnum() or c in "-_." for c in name):
+        raise ValueError(f"a run's name must be letters, digits, '-', '_' or '.', and not begin with '.', got {name!r}")
     return name
 
 def new_run(
@@ -70,6 +71,7 @@ def new_run(
         return folder
     raise FileExistsError(f"{root} holds a thousand runs called {stamp}_{name}")
 
+# %% ../nbs/17_report.ipynb #d1016f2d
 def plain(
     value, # any mix of dicts, lists, NumPy numbers
 ):
@@ -81,12 +83,12 @@ def plain(
 
 def write_run(
     folder: Path,      # from `new_run`
-    walk: WalkForward,
-    bars: Bars,
-    config: Config,
-    source: dict,      # where the bars came from
+    walk: WalkForward, # of `walk_forward`
+    bars: Bars,        # n bars it walked over
+    config: Config,    # it walked with
+    source: dict,      # where the bars came from: "title" and whatever else is worth knowing
 ) -> None:
-    "Write settings, manifest, metrics, folds, trades, equity and models."
+    "Write settings, manifest, metrics, folds, trades, equity and models into the run folder."
     (folder / "config.toml").write_text(to_toml(config))
     for name, predictor in walk.predictors.items(): save_predictor(predictor, folder / "model" / name)
     models = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(folder.glob("model/*/*"))}
@@ -95,7 +97,7 @@ def write_run(
     (folder / "manifest.json").write_text(json.dumps(plain(made), indent=1))
     thing = instrument(bars.symbol)
     rules = cost_rules(config, thing)
-    facts = {"unit": thing.unit, "tick_usd": thing.tick_usd, "side_usd": rules.side_usd, "round_trip_usd": round_trip_usd(rules),
+    facts = {"unit": thing.unit, "tick_usd": thing.tick_usd, "side_usd": rules.side_usd, "round_trip_usd": round_trip_usd(rules), "slippage_ticks": rules.normal,
              "has_volume": bool(bars.volume.any()), "missing_features": {name: p.missing for name, p in walk.predictors.items() if hasattr(p, "missing")}}
     (folder / "metrics.json").write_text(json.dumps(plain(walk.summary | facts), indent=1))
     walk.folds.to_parquet(folder / "folds.parquet")
@@ -105,7 +107,7 @@ def write_run(
     walk.daily.to_parquet(folder / "daily.parquet")
     walk.skill.to_parquet(folder / "skill.parquet")
 
-# %% ../nbs/17_report.ipynb #d1016f2d
+# %% ../nbs/17_report.ipynb #fe16884e
 class Run(NamedTuple):
     "A run folder in memory."
     folder: Path
@@ -126,6 +128,7 @@ def read_run(
     facts = [json.loads((folder / f"{name}.json").read_text()) for name in ("manifest", "metrics")]
     return Run(folder, *facts, *(pd.read_parquet(folder / f"{name}.parquet") for name in ("folds", "trades", "equity", "daily", "skill")))
 
+# %% ../nbs/17_report.ipynb #02e8a0cc
 def show(
     value,            # a number, a word, None or NaN
     form: str = ",",  # format of a number
@@ -142,20 +145,22 @@ def html_table(
     "A plain table: words left, numbers right, dashes for what does not exist."
     words = {key for key in columns if any(isinstance(row.get(key), str) for row in rows)}
     def cell(key, text, tag): return f'<{tag} class="{"word" if key in words else "number"}">{text}</{tag}>'
-    head = "".join(cell(key, title, "th") for key, (title, _) in columns.items())
-    first = next(iter(columns))
-    body = "".join(f'<tr{" class=strong" if strong and row.get(first) == strong else ""}>' + "".join(cell(key, show(row.get(key), form), "td") for key, (_, form) in columns.items()) + "</tr>" for row in rows)
+    def line(row):
+        style = " class=strong" if strong and row.get(next(iter(columns))) == strong else ""
+        return f"<tr{style}>" + "".join(cell(key, show(row.get(key), form), "td") for key, (_, form) in columns.items()) + "</tr>"
+    head, body = "".join(cell(key, title, "th") for key, (title, _) in columns.items()), "".join(map(line, rows))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/17_report.ipynb #fe16884e
+# %% ../nbs/17_report.ipynb #32769812
 STYLE = """
-body{font:16px/1.5 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;color:#1b1f24;background:#fff;max-width:960px;margin:2rem auto;padding:0 1rem}
+body{font:16px/1.5 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;color:#1b1f24;background:#fff;max-width:1010px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0 0 .3rem} h2{font-size:1.15rem;margin:2.2rem 0 .4rem;border-bottom:1px solid #d5dae0;padding-bottom:.2rem} p{margin:.5rem 0;max-width:46rem}
 img{max-width:100%;height:auto;display:block;margin:.6rem 0} .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums;margin:.6rem 0} th,td{padding:.26rem .5rem;border-bottom:1px solid #e6e9ed;white-space:nowrap}
-th{font-weight:600;color:#57606a;border-bottom:1px solid #9aa4af} .number{text-align:right} .word{text-align:left;white-space:normal;min-width:4.5rem} td:last-child.word{min-width:9.5rem} tr.strong td{font-weight:600;background:#f4f6f8}
+th{font-weight:600;color:#57606a;border-bottom:1px solid #9aa4af} .number{text-align:right} .word{text-align:left;white-space:normal;min-width:4.5rem} td:last-child.word{min-width:8.2rem} tr.strong td{font-weight:600;background:#f4f6f8}
 .verdict{border-left:6px solid #8a929b;background:#f4f6f8;padding:.8rem 1.1rem;margin:1rem 0} .verdict.yes{border-color:#2a7d46} .verdict.no{border-color:#b3402e}
 .verdict>b{font-size:1.15rem} .verdict ul{margin:.4rem 0 0;padding-left:1.2rem} .quiet{color:#57606a;font-size:.86rem} code{font-size:.86em}
+@media(max-width:700px){body{margin:1rem auto;padding:0 .7rem} .jp-RenderedImage,.output_png,.output_area{overflow-x:auto} img{max-width:none;width:680px}}
 @media print{body{margin:0;max-width:none} h2{break-after:avoid} img,table{break-inside:avoid}}
 """
 
@@ -169,7 +174,7 @@ def template(
 
 def page(
     notebook: Path, # an executed notebook
-    title: str,
+    title: str,     # of the browser's tab
 ) -> str: # HTML that needs nothing from outside
     "Prose and outputs of a notebook as one self-contained page."
     import html
@@ -194,17 +199,17 @@ def render(
     out.write_text(page(folder / "report.ipynb", f"mesbot {folder.name}"))
     return out
 
-# %% ../nbs/17_report.ipynb #34146cd8
+# %% ../nbs/17_report.ipynb #c048b335
 def make_report(
-    bars: Bars,
-    config: Config,
+    bars: Bars,                 # n bars, whole sessions
+    config: Config,             # any settings
     source: dict,               # {"kind": "synthetic" or "store", "title": …, …}
     name: str = "report",       # of the run folder
     planted: np.ndarray = None, # (n,) planted signal as known at each close
-    progress: bool = False,
+    progress: bool = False,     # show progress bars
 ) -> tuple: # (WalkForward, path of report.html)
     "Walk forward, write the run folder, render the page."
-    folder = new_run(name, config.paths.runs)
     walk = walk_forward(bars, config, planted, progress)
+    folder = new_run(name, config.paths.runs)
     write_run(folder, walk, bars, config, source)
     return walk, render(folder, progress)

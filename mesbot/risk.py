@@ -46,6 +46,8 @@ class RiskRules(NamedTuple):
     cooldown_ns: int
     tier_usd: tuple
     tier_contracts: tuple
+    confidence_steps: tuple
+    confidence_factors: tuple
     allow_rth: bool
     allow_eth: bool
 
@@ -56,7 +58,7 @@ def risk_rules(
     r, t = config.risk, config.trader
     return RiskRules(r.start_balance_usd, r.day_loss_usd, r.day_drawdown_usd, r.trade_risk_usd, r.total_loss_usd, r.min_balance_usd,
                      r.review_drawdown_usd, r.loss_streak, int(r.pause_min * 60 * SECOND), int(t.cooldown_s * SECOND),
-                     r.tier_usd, r.tier_contracts, t.hours in ("RTH", "ALL"), t.hours in ("ETH", "ALL"))
+                     r.tier_usd, r.tier_contracts, r.confidence_steps, r.confidence_factors, t.hours in ("RTH", "ALL"), t.hours in ("ETH", "ALL"))
 
 # %% ../nbs/09_risk.ipynb #4bc7212b
 @kernel
@@ -66,7 +68,8 @@ def contracts(balance, confidence, half, risk_per_contract, rules):
     tier = rules.tier_contracts[0]
     for k in range(3):
         if balance > rules.tier_usd[k]: tier = rules.tier_contracts[k + 1]
-    factor = 0.5 if confidence < 0.70 else (1.0 if confidence <= 0.80 else 1.5)
+    low, high = rules.confidence_steps
+    factor = rules.confidence_factors[0 if confidence < low else (1 if confidence <= high else 2)]
     if half: factor *= 0.5
     return min(max(int(tier * factor), 1), int(rules.trade_risk / risk_per_contract))
 

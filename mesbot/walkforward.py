@@ -14,15 +14,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from .account import trade_log
-from .bars import Bars, hours_mask, n_bars, n_sessions, session_info, take_sessions
+from .bars import Bars, n_bars, n_sessions, session_info, take_sessions
 from .config import Config, load_config
 from .core import TRADE, instrument
 from .features import compute_features
-from .folds import Fold, block_rows, fit_to, rolling_folds
+from .folds import Fold, block_rows, fit_to, rolling_folds, traded_hours
 from .gates import evidence, judge
 from .labels import Labels, class_shares, label_moves, tradable_move
 from .metrics import forecast_skill, performance, rank_ic
-from .predictors import REQUIRES_TRAINING, fit_predictor, volatility_ticks
+from .predictors import REQUIRES_TRAINING, NotTrainable, fit_predictor, volatility_ticks
 from .sim import Backtest, backtest
 from .trader import risk_per_contract, rules_of
 
@@ -36,7 +36,7 @@ class Study(NamedTuple):
     moves: np.ndarray     # (n,) move that could be had over the horizon, ticks
     scaled: np.ndarray    # (n,) that move / its volatility
     session: np.ndarray   # (n,) session position
-    judged: np.ndarray    # (n,) bool: in the hours that may be traded
+    traded: np.ndarray    # (n,) bool: in the hours that may be traded
     planted: np.ndarray   # (n,) planted signal as known at each close, or None
 
 def prepare(
@@ -49,8 +49,8 @@ def prepare(
     labels = label_moves(bars, horizon_s, config.labels.threshold_ticks)
     volatility, moves = volatility_ticks(features, horizon_s), tradable_move(bars, labels)
     scaled = np.divide(moves, volatility, out=np.full(len(moves), np.nan, np.float32), where=volatility > 0)
-    judged = np.ones(n_bars(bars), bool) if config.trader.hours == "ALL" else hours_mask(bars, config.trader.hours)
-    return Study(bars, config, features, labels, moves, scaled, np.repeat(np.arange(n_sessions(bars)), np.diff(bars.sessions)), judged, planted)
+    session = np.repeat(np.arange(n_sessions(bars), dtype=np.int32), np.diff(bars.sessions))
+    return Study(bars, config, features, labels, moves, scaled, session, traded_hours(bars, config.trader.hours), planted)
 
 # %% ../nbs/16_walkforward.ipynb #ff387e2c
 class FoldResult(NamedTuple):
@@ -66,18 +66,18 @@ def run_fold(
     fold: Fold,
     name: str, # of a predictor
 ) -> FoldResult:
-    "Train, predict, trade and score; ValueError when the predictor cannot be trained there."
+    "Train, predict, trade and score; NotTrainable when there are too few rows for that."
     bars, config = study.bars, study.config
     opens, blocks = session_info(bars)["open"], [np.empty(0, int)] * 2
     if name in REQUIRES_TRAINING:
-        blocks = [block_rows(bars, study.labels, fold.fit, int(opens[fold.calibrate[0]]), config),
-                  block_rows(bars, study.labels, fold.calibrate, int(opens[fold.test[0]]), config)]
+        blocks = [block_rows(bars, study.labels, block, int(opens[end]), study.traded, config.models.every_s)
+                  for block, end in ((fold.fit, fold.calibrate[0]), (fold.calibrate, fold.test[0]))]
     rng = np.random.default_rng([config.seed, fold.number])
     predictor = fit_predictor(name, study.features, study.labels.label, study.labels.move, *blocks, config, rng)
     at = slice(bars.sessions[fold.test[0]], bars.sessions[fold.test[1]])
     probability = predictor.predict(study.features[at]).probability
     result = backtest(take_sessions(bars, *fold.test), probability, config, study.features[at])
-    rows = np.flatnonzero(study.judged[at]) + at.start
+    rows = np.flatnonzero(study.traded[at]) + at.start
     skill = forecast_skill(probability[rows - at.start], study.labels.label[rows], study.moves[rows], study.scaled[rows], study.session[rows],
                            config.labels.threshold_ticks)
     if study.planted is not None: skill["planted_ic"] = planted_ic(study, rows, skill.index)
@@ -113,9 +113,9 @@ def stitch(
     gained = np.cumsum([0.0] + [p.result.daily.sum() for p in parts[:-1]])
     equity = np.concatenate([p.result.equity + gain for p, gain in zip(parts, gained)])
     carried = backtest(tested, np.concatenate([p.probability for p in parts]), config)
-    sharpes = [0.0 if len(p.result.daily) > 1 and not p.result.daily.any() else p.row["sharpe"] for p in parts]  # a silent fold earned nothing
+    sharpes = [0.0 if not p.result.daily.any() else (p.row["sharpe"] if len(p.result.daily) >= 3 else np.nan) for p in parts]  # a silent fold earned nothing
     numbers = performance(trades, daily, config.risk.start_balance_usd, thing.tick_usd, equity) | {
-        "mean_fold_sharpe": float(np.mean(sharpes)),
+        "mean_fold_sharpe": float(np.mean(sharpes)),  # NaN when a fold is too short for one
         "refusals": pd.DataFrame([p.result.summary["refusals"] for p in parts]).sum().astype(int).to_dict(),
         "ambiguous_trades": int(trades["ambiguous"].sum()), "optimistic_net_usd": float(trades["optimistic_usd"].sum()),
         "carried_balance_usd": carried.summary["final_balance_usd"], "carried_killed": carried.summary["killed"],
@@ -137,23 +137,21 @@ def walk_forward(
     bars: Bars,             # n bars, whole sessions
     config: Config = None,  # defaults when None
     planted: np.ndarray = None, # (n,) planted signal of a synthetic market, as known at each close
-    progress: bool = False, # show a bar of progress
+    progress: bool = False, # show a progress bar
 ) -> WalkForward:
     "Walk every predictor forward over the same folds; ValueError on an empty market."
     config = config or load_config()
     if n_bars(bars) == 0: raise ValueError("there are no bars to walk over")
     plan, note = fit_to(n_sessions(bars), config.folds)
-    folds = rolling_folds(n_sessions(bars), plan) if plan else [Fold(0, (0, 0), (0, 0), (0, n_sessions(bars)))]
+    folds = rolling_folds(n_sessions(bars), plan) if plan else [Fold(1, (0, 0), (0, 0), (0, n_sessions(bars)))]
     study = prepare(bars, config, planted)
     done, failed = {}, []
     steps = [(fold, name) for fold in folds for name in config.models.predictors]
     bar = tqdm(steps, desc="walk-forward", unit="fit", disable=not progress)
     for fold, name in bar:
-        bar.set_postfix_str(f"fold {fold.number + 1} of {len(folds)}, {name}")
-        try:
-            if plan is None and name in REQUIRES_TRAINING: raise ValueError(note)
-            done[fold.number, name] = run_fold(study, fold, name)
-        except ValueError as e: failed.append({"fold": fold.number, "predictor": name, "test_sessions": fold.test[1] - fold.test[0], "note": str(e)})
+        bar.set_postfix_str(f"fold {fold.number} of {len(folds)}, {name}")
+        try: done[fold.number, name] = run_fold(study, fold, name)
+        except NotTrainable as e: failed.append({"fold": fold.number, "predictor": name, "test_sessions": fold.test[1] - fold.test[0], "note": note or str(e)})
     return gather(study, folds, done, failed, note)
 
 # %% ../nbs/16_walkforward.ipynb #899d4967

@@ -9,11 +9,12 @@ from mesbot.bars import Bars, cut_bars, import_bars, load_bars, make_bars, n_bar
 from mesbot.config import load_config
 from mesbot.core import SECOND
 from mesbot.features import FEATURES, FeatureStream, compute_features
+from mesbot.folds import rolling_folds
 from mesbot.labels import label_moves
 from mesbot.predictors import RsiRule
 from mesbot.sim import backtest
 from mesbot.synth import known_signal, synthetic_market
-from mesbot.walkforward import walk_forward
+from mesbot.walkforward import prepare, run_fold, walk_forward
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_decision_never_fills_on_its_own_bar(market):
 
 
 def test_training_knows_nothing_of_the_test(market):
-    "Scrambling every bar of the last sessions changes no prediction before them, and no fitted model."
+    "Scrambling every bar from the last test on changes no trade and no model of the fold before it."
     bars = synthetic_market(7, seed=9, alpha=.1).bars
     config = load_config(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=2), models=dict(predictors=["logistic"]))
     first = bars.sessions[5]
@@ -142,7 +143,10 @@ def test_training_knows_nothing_of_the_test(market):
     moved = [np.concatenate([column[:first], column[first:] + noise]) for column in bars[1:5]]
     scrambled = bars._replace(open=moved[0], high=moved[1], low=moved[2], close=moved[3])
     one, other = walk_forward(bars, config), walk_forward(scrambled, config)
-    a, b = (w.trades[w.trades["fold"] == 0].drop(columns="fold") for w in (one, other))
+    fitted = [run_fold(prepare(b, config), rolling_folds(7, config.folds)[0], "logistic").predictor for b in (bars, scrambled)]
+    np.testing.assert_array_equal(fitted[0].layers[0][0], fitted[1].layers[0][0])
+    assert fitted[0].temperature == fitted[1].temperature
+    a, b = (w.trades[w.trades["fold"] == 1].drop(columns="fold") for w in (one, other))
     assert len(a) and not one.trades.equals(other.trades)
     pd.testing.assert_frame_equal(a, b)
 

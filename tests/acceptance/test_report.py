@@ -89,6 +89,7 @@ def test_the_page_opens_without_a_network(planted):
     html = (planted[1] / "report.html").read_text()
     assert not re.findall(r"https?://|<script|<link|@import|url\(", html)
     assert html.count("data:image/png;base64") >= 4 and "Traceback" not in html and not re.search(r"\bnan\b", re.sub(r'base64,[^"]+', "", html))
+    for reason in json.loads((planted[1] / "metrics.json").read_text())["verdict"]["reasons"]: assert reason[1:] in html
     for heading in ("Equity and drawdown", "Folds", "Trades by hour", "Sense of direction", "Where the money went", "Ambiguous bars", "Provenance"): assert heading in html
 
 
@@ -98,7 +99,7 @@ def test_real_bars_however_short(shared_data, tmp_path, name, symbol, trained):
     done = mesbot("data", "import", shared_data / name, "--symbol", symbol, "--store", tmp_path / "store", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done, folder = report(tmp_path, "--data", tmp_path / "store", "--symbol", symbol)
-    assert done.returncode == 1 and "No edge after costs" in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 1 and re.search("No edge (proven )?after costs", done.stdout), done.stderr[-2000:]
     assert ("logistic: not computed, 1 session" in done.stdout) != trained
     html = (folder / "report.html").read_text()
     assert ("too few" if trained else "nothing can be trained") in html and ("no volume" in html) == (symbol != "SPY")
@@ -108,7 +109,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "bad.toml").write_text("[stops]\nstop_tick = 8\n")
     for args, says in ((["--data", "nowhere", "--symbol", "MES"], "nowhere"), (["--symbol", "DOGE", "--data", "."], "unknown symbol 'DOGE'"), (["--sessions", 0], "market.sessions"),
                        (["--alpha", 3], "market.alpha"), (["--config", "bad.toml"], "stop_ticks"), (["--config", "none.toml"], "none.toml"), (["--preset", "nope"], "known: default"),
-                       (["--name", "a/b"], "'a/b'"), (["--start", "2024-01-02"], "--data"), (["--seed", -1], "seed")):
+                       (["--name", "a/b"], "'a/b'"), (["--name", ".."], "'..'"), (["--symbol", "SPY"], "--data"), (["--runs", "bad.toml"], "bad.toml is a file"), (["--start", "2024-01-02"], "--data"), (["--seed", -1], "seed"), (["--nonsense"], "--nonsense"), (["--alpha", "much"], "--alpha")):
         done = mesbot("report", *args, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("mesbot: ") and done.stderr.count("\n") == 1 and says in done.stderr, (args, done.stderr)
         assert done.stdout == "" and not (tmp_path / "runs").exists(), args

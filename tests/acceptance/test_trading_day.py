@@ -183,7 +183,8 @@ def test_kill_is_for_good_and_review_waits_for_a_person():
 
 
 def test_a_balance_under_the_minimum_and_a_stop_too_wide_are_refused():
-    assert play([QUIET] * 5, [UP] * 5, risk=dict(start_balance_usd=699)).summary["refusals"] == {"low_balance": 5}
+    assert losing(3, risk=dict(min_balance_usd=980)).summary["refusals"]["low_balance"] > 0  # two losses of $12.09 leave $975.82
+    with pytest.raises(ValueError, match="start_balance_usd must be at least min_balance_usd 700, got 699"): load_config(risk=dict(start_balance_usd=699))
     assert play([QUIET] * 5, [UP] * 5, stops=dict(stop_ticks=20)).summary["refusals"] == {"trade_risk": 5}
 
 
