@@ -64,7 +64,8 @@ def data_import(
     store = store or load_config(config).paths.store
     done = import_bars(file, symbol, store, tz, stamp)
     first, last = (f"{when:%Y-%m-%d %H:%M:%S}" for when in ny_time([done.first, done.last]))
-    typer.echo(f"{file.name}: {done.rows:,} bars of {symbol} in {done.sessions} session{'s' * (done.sessions != 1)}, {first} to {last} New York; {done.added:,} new in {store}")
+    typer.echo(f"{file.name}: {done.rows:,} bar{'s' * (done.rows != 1)} of {symbol} in {done.sessions} session{'s' * (done.sessions != 1)}, {first} to {last} New York; {done.added:,} new in {store}")
+    if done.unknown: typer.echo(f"{done.unknown} of the sessions: the calendar does not know {'it' if done.unknown == 1 else 'them'}, so nothing will trade there")
     if not done.has_volume: typer.echo("no volume in this file: volume, flow and VWAP features cannot be computed from it")
 
 # %% ../nbs/18_cli.ipynb #1defa538
@@ -137,7 +138,7 @@ def report(
 # %% ../nbs/18_cli.ipynb #ec21a153
 def run() -> None:
     "The `mesbot` command."
-    try: code = app(standalone_mode=False)
+    try: code = app(prog_name="mesbot", standalone_mode=False)
     except typer.Abort: code = 130                   # interrupted at the keyboard
     except Exception as e:
         if not hasattr(e, "format_message"): raise   # not a usage error

@@ -178,7 +178,7 @@ def test_every_way_to_write_a_stamp(stamps, options, tmp_path):
     pq.write_table(table, tmp_path / "c.parquet")
     for file in ("a.csv", "b.csv.gz", "c.parquet"):
         report = import_bars(tmp_path / file, "ES", tmp_path / file[0], **options)
-        assert report == Imported(2, 2, 1525699800 * SECOND, 1525699801 * SECOND, 1, False)
+        assert report == Imported(2, 2, 1525699800 * SECOND, 1525699801 * SECOND, 1, False, 0)
 
 
 def test_parquet_datetimes_without_zone(tmp_path):
@@ -303,3 +303,29 @@ def test_ranges(tmp_path):
     with pytest.raises(FileNotFoundError, match="no bars of SPY in .*SPY/1s"): load_bars("SPY", store=tmp_path)
     with pytest.raises(FileNotFoundError, match="no bars of MES in "): load_bars("MES", store=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="session must be RTH, ETH or None"): load_bars("MES", session="rth", store=tmp_path)
+
+
+def test_minute_bars_are_not_taken_for_seconds(tmp_path):
+    "DAT-6: a file whose every stamp falls on the same second of its minute is refused."
+    file = tmp_path / "minutes.csv"
+    file.write_text(HEADER + "".join(f"2018-05-07T13:{m}:00Z,2670.5,2670.75,2669.75,2670.5,1\n" for m in range(30, 50)))
+    with pytest.raises(ValueError, match="^minutes.csv: every stamp falls on the same second of its minute"): import_bars(file, "ES", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_days_the_calendar_does_not_know_are_counted(tmp_path):
+    "RSK-7: they load, but nothing will trade on them, and the import says so."
+    file = tmp_path / "later.csv"
+    file.write_text(HEADER + "2031-01-07T15:00:00Z,2670.5,2670.75,2669.75,2670.5,1\n")
+    assert import_bars(file, "ES", tmp_path / "store").unknown == 1
+
+
+def test_damage_inside_a_month_is_noticed(tmp_path):
+    "A flipped byte inside the data pages is refused by checksum, not read as a price."
+    bars = make_bars(*(np.repeat(np.array(c), 1) for c in ([1525699800 * SECOND + k * SECOND for k in range(5000)],)), *(np.arange(5000) % 7 + 10_000 + d for d in (1, 3, 0, 2)), np.arange(5000), "ES")
+    write_bars(bars, tmp_path)
+    month = next(tmp_path.glob("ES/1s/*/*.parquet"))
+    raw = bytearray(month.read_bytes())
+    raw[len(raw) // 3] ^= 0xFF
+    month.write_bytes(raw)
+    with pytest.raises(ValueError, match="damaged"): load_bars("ES", store=tmp_path)
