@@ -97,8 +97,8 @@ def fold_note(
 ) -> str: # "" when there is nothing to say
     "What a reader should know about a fold."
     trades, notes = summary["trades"], []
-    if trades < config.verdict.min_trades: notes.append(f"{trades} trades, {config.verdict.min_trades} wanted" if trades else "no trades")
-    if summary["killed"] or summary["review"]: notes.append("killed" if summary["killed"] else "stopped for review")
+    if trades < config.verdict.min_trades: notes.append(f"{trades} of {config.verdict.min_trades} trades" if trades else "no trades")
+    if summary["killed"] or summary["review"]: notes.append("kill switch" if summary["killed"] else "review")
     return "; ".join(notes)
 
 # %% ../nbs/16_walkforward.ipynb #7f71001e
