@@ -214,9 +214,9 @@ def test_a_position_is_never_carried_over_a_session():
 
 def test_an_order_in_flight_dies_with_its_session():
     o, h, l, c = np.array([QUIET] * 5).T
-    ts = np.array([ns("15:59:58"), ns("15:59:59"), ns("10:00:00", "2024-01-04"), ns("10:00:01", "2024-01-04"), ns("10:00:02", "2024-01-04")])
+    ts = np.array([ns("15:00:00"), ns("15:00:01"), ns("10:00:00", "2024-01-04"), ns("10:00:01", "2024-01-04"), ns("10:00:02", "2024-01-04")])
     bars = make_bars(ts, o, h, l, c, np.ones(5, int))
-    assert len(backtest(bars, np.array([FLAT, UP, FLAT, FLAT, FLAT])).trades) == 0
+    assert len(backtest(bars, np.array([FLAT, UP, FLAT, FLAT, FLAT]), load_config(trader={"entry_valid_s": 86_400})).trades) == 0
 
 
 def test_mirrored_prices_give_mirrored_trades_and_the_books_add_up():
@@ -290,3 +290,96 @@ def test_an_entry_that_found_no_bar_in_time_is_forgotten():
 def test_the_days_worst_price_counts_even_when_the_target_fills():
     "Bought at 1002, the bar falls to 995 and rises through 1014: the adverse excursion is 7, not 3."
     assert play(ENTRY + [(1002, 1016, 995, 1010), (1010,) * 4, (1010,) * 4], SAY).trades.iloc[0].mae_ticks == 7
+
+
+def two_days(rows, says, **settings):
+    "The same bars at 10:00 on two days."
+    o, h, l, c = np.array(rows * 2).T
+    ts = np.concatenate([ns("10:00:00", d) + np.arange(len(rows)) * SECOND for d in ("2024-01-03", "2024-01-04")])
+    settings["trader"] = {"cooldown_s": 0} | settings.get("trader", {})
+    return backtest(make_bars(ts, o, h, l, c, np.ones(2 * len(rows), int)), np.array(says * 2, float), load_config(**settings))
+
+
+def test_latches_and_pauses_outlive_the_night():
+    "Kill and review are for good; a pause of 24 hours is not forgotten at the open."
+    loose = dict(day_loss_usd=1e4, day_drawdown_usd=1e4, min_balance_usd=0)
+    rows, says = [QUIET, (1001, 1001, 990, 1000)] * 20, [UP, FLAT] * 20
+    assert two_days(rows, says, risk=loose | dict(loss_streak=1000)).daily.iloc[1] == 0                                   # review
+    assert two_days(rows, says, risk=loose | dict(loss_streak=1000, review_drawdown_usd=1e4, total_loss_usd=200)).daily.iloc[1] == 0  # kill
+    paused = two_days(rows, says, risk=loose | dict(loss_streak=20, pause_min=1440, review_drawdown_usd=1e4))
+    assert (paused.trades["entry_ns"].iloc[20:] >= paused.trades["exit_ns"].iloc[19] + 86_400 * SECOND).all() and len(paused.trades) <= 21
+
+
+def test_review_stays_when_the_drawdown_is_made_good():
+    "Down $203 with a position that then recovers to where it began: out at the next open, and nothing more."
+    wide = dict(stop_ticks=400, target_ticks=900)
+    bars = ENTRY + [(840,) * 4, (1002,) * 4, (1002,) * 4, (1002,) * 4]
+    result = play(bars, [UP, FLAT, FLAT, FLAT, UP, UP], stops=wide, risk=dict(trade_risk_usd=1e4, day_loss_usd=1e4, day_drawdown_usd=1e4), costs=dict(slippage="fixed"))
+    assert result.summary["review"] and len(result.trades) == 1 and result.trades.iloc[0].reason_out == "review" and result.summary["refusals"]["review"] > 0
+
+
+def test_hours_are_kept():
+    "RTH does not trade at 09:29:55, ETH does not trade at 10:00, and the holiday part of a joined trade date is not traded at all."
+    assert play([QUIET] * 5, [UP] * 5, trader={"hours": "ETH"}).summary["refusals"] == {"outside_hours": 5}
+    assert len(play([QUIET] * 5, SAY, start="08:00:00", trader={"hours": "ETH"}).trades) == 1
+    assert play([QUIET] * 5, [UP] * 5, date="2024-01-15", trader={"hours": "ALL"}).summary["refusals"] == {"outside_hours": 5}  # Martin Luther King Day, 10:00
+
+
+def test_half_size_overnight_and_near_the_end_of_the_day():
+    "RSK-2: $9,000 and a confidence of .75 are 5 contracts; half of it at night and after 16:00."
+    rich = dict(risk=dict(start_balance_usd=9000, trade_risk_usd=1e3), trader={"hours": "ALL"})
+    sure = [(.05, .20, .75), FLAT, FLAT, FLAT, FLAT]
+    sizes = [play([QUIET] * 5, sure, start=at, **rich).trades.iloc[0].contracts for at in ("10:00:00", "08:00:00", "16:01:00")]
+    assert sizes == [5, 2, 2]
+
+
+def test_a_wild_market_makes_the_size_smaller():
+    "With 4 ticks of slippage a contract risks $15.84: $25 pays for one, not for two."
+    wild = [(1000, 1010, 990, 1000)] * 5
+    risk = dict(start_balance_usd=2000)
+    assert play([QUIET] * 5, [(.05, .20, .75)] + [FLAT] * 4, risk=risk).trades.iloc[0].contracts == 2
+    assert play(wild, [(.05, .20, .75)] + [FLAT] * 4, risk=risk).trades.iloc[0].contracts == 1
+
+
+def test_the_night_does_not_make_the_morning_wild():
+    "ATR starts afresh at each session: yesterday's wild close costs nothing today."
+    o, h, l, c = np.array([(1000, 1020, 980, 1000)] * 5 + [QUIET] * 3).T
+    ts = np.concatenate([ns("15:00:00") + np.arange(5) * SECOND, ns("10:00:00", "2024-01-04") + np.arange(3) * SECOND])
+    t = backtest(make_bars(ts, o, h, l, c, np.ones(8, int)), np.array([FLAT] * 5 + [UP, FLAT, FLAT], float)).trades.iloc[0]
+    assert t.slippage_ticks == 2  # one tick in, one out
+
+
+def test_a_trade_that_only_fees_make_a_loss_counts_as_a_loss():
+    "Gross zero is net -$0.84: five of them pause the trader."
+    rows = [(1000, 1000, 1000, 1000), (1000, 1000, 1000, 1000), (1002, 1002, 1002, 1002)] * 7
+    says = [UP, DOWN, FLAT] * 7  # in at 1001, told the opposite, out at 1001
+    result = play(rows, says, risk=dict(day_loss_usd=500))
+    assert (result.trades["gross_usd"] == 0).all() and len(result.trades) == 5 and "loss_streak" in result.summary["refusals"]
+
+
+def test_an_open_position_is_valued_with_all_its_contracts():
+    "Two contracts, 4 ticks up: $10 less the entry fee."
+    bars = ENTRY + [(1006,) * 4, (1006,) * 4, (1006,) * 4]
+    result = play(bars, [(.05, .20, .75), FLAT, FLAT, FLAT, FLAT], risk=dict(start_balance_usd=2000))
+    assert result.trades.iloc[0].contracts == 2
+    np.testing.assert_allclose(result.equity[2], 2000 + 2 * 4 * 1.25 - 2 * .42)
+
+
+def test_a_confidence_of_exactly_the_minimum_trades():
+    assert len(play([QUIET] * 5, [(.2, .2, .6)] + [FLAT] * 4).trades) == 1 and len(play([QUIET] * 5, [(.2, .2001, .5999)] + [FLAT] * 4).trades) == 0
+
+
+def test_an_opposite_signal_can_be_told_to_change_nothing():
+    bars = ENTRY + [(1003, 1004, 1002, 1003), (1005, 1006, 1004, 1005), (1005,) * 4]
+    assert only(play(bars, [UP, FLAT, DOWN, FLAT, FLAT], trader={"exit_on_opposite": False}))[3] == "data_end"
+
+
+def test_a_stop_whose_bar_only_touches_the_target_is_not_ambiguous():
+    assert not play(ENTRY + [(1002, 1014, 994, 1000), QUIET, QUIET], SAY).trades.iloc[0].ambiguous
+
+
+def test_slippage_does_not_know_its_own_bar():
+    "The bar of the entry turns out wild; its open was filled before anybody could know."
+    bars = [QUIET, (1001, 1009, 995, 1001), QUIET, QUIET, QUIET]
+    t = play(bars, SAY, stops=dict(stop_ticks=30, target_ticks=50), risk=dict(trade_risk_usd=1e3), costs=dict(volatile_atr_ticks=.5)).trades.iloc[0]
+    assert round(t.entry_price * 4) == 1002

@@ -1,0 +1,184 @@
+"What the verdict rests on: rows that train, forecasts that are judged, means and their bounds (FEA-5, BT-4, BT-6, MOD-5)."
+import numpy as np
+import pandas as pd
+import pytest
+
+import mesbot.predictors
+import mesbot.walkforward
+from mesbot.bars import hours_mask, n_bars, session_info, take_sessions
+from mesbot.config import load_config
+from mesbot.core import SECOND
+from mesbot.folds import block_rows, rolling_folds, traded_hours
+from mesbot.gates import evidence
+from mesbot.labels import label_moves
+from mesbot.metrics import bootstrap_mean, directional_auc, forecast_skill, mean_interval, performance
+from mesbot.synth import synthetic_market
+from mesbot.walkforward import prepare, run_fold, walk_forward
+
+SMALL = dict(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=1), models=dict(predictors=["logistic"]))
+
+
+@pytest.fixture(scope="module")
+def bars(): return synthetic_market(6, seed=17, alpha=.1).bars
+
+
+def test_one_training_row_in_five_seconds(bars):
+    rows = block_rows(bars, label_moves(bars), (0, 2), int(session_info(bars)["open"][2]), traded_hours(bars, "RTH"), 5)
+    assert (bars.ts[rows] // SECOND % 5 == 0).all() and len(rows) > 1000
+    # a deadline beyond all time: what no bar settled is still no lesson
+    everything = block_rows(bars, label_moves(bars), (0, 6), np.iinfo(np.int64).max, traded_hours(bars, "ALL"), 1)
+    assert (label_moves(bars).label[everything] >= 0).all() and len(everything) < n_bars(bars)
+
+
+def test_the_temperature_is_fitted_on_the_calibration_block(bars, monkeypatch):
+    "Neither on the rows that fitted the weights nor on the test."
+    seen = {}
+    fit = mesbot.predictors.fit_temperature
+    monkeypatch.setattr(mesbot.predictors, "fit_temperature", lambda logits, y: seen.setdefault("rows", len(y)) and fit(logits, y))
+    config = load_config(**SMALL)
+    study = prepare(bars, config)
+    fold = rolling_folds(6, config.folds)[0]
+    result = run_fold(study, fold, "logistic")
+    opens = session_info(bars)["open"]
+    rows = block_rows(bars, study.labels, fold.calibrate, int(opens[fold.test[0]]), study.traded, 5)
+    warm = np.isfinite(study.features[rows][:, result.predictor.scaler.columns]).all(1)
+    assert seen["rows"] == warm.sum()
+
+
+def test_forecasts_are_judged_in_traded_hours_only(bars):
+    config = load_config(**SMALL)
+    walk = walk_forward(bars, config)
+    regular = [hours_mask(take_sessions(bars, s, s + 1), "RTH").sum() for s in (3, 4, 5)]
+    assert (walk.skill["bars"].to_numpy() <= regular).all() and (walk.skill["bars"].to_numpy() > .8 * np.array(regular)).all()
+
+
+def test_a_predictor_that_fails_in_one_fold_is_not_judged(monkeypatch):
+    "Its row says why; nothing of it is stitched, and its trades are not in the log."
+    bars = synthetic_market(8, seed=18, alpha=.1).bars
+    config = load_config(**{**SMALL, "folds": SMALL["folds"] | dict(test_sessions=2), "models": dict(predictors=["rsi_rule", "logistic"])})
+    real = mesbot.walkforward.fit_predictor
+    def breaks(name, *args):
+        if name == "logistic" and breaks.calls == 1: raise mesbot.predictors.NotTrainable("planted")
+        breaks.calls += name == "logistic"
+        return real(name, *args)
+    breaks.calls = 0
+    monkeypatch.setattr(mesbot.walkforward, "fit_predictor", breaks)
+    walk = walk_forward(bars, config)
+    assert list(walk.summary["predictors"]) == ["rsi_rule"] and list(walk.daily) == ["rsi_rule"] and set(walk.trades["predictor"]) <= {"rsi_rule"}
+    assert "planted" in walk.folds["note"].tolist()
+
+
+def test_the_seed_reaches_the_models(bars):
+    short = {**SMALL, "models": dict(predictors=["feed_forward"], epochs=1)}
+    nets = []
+    for seed in (1, 1, 2):
+        config = load_config(seed=seed, **short)
+        nets.append(run_fold(prepare(bars, config), rolling_folds(6, config.folds)[0], "feed_forward").predictor.layers[0][0])
+    assert nets[0].tobytes() == nets[1].tobytes() != nets[2].tobytes()
+
+
+def test_net_ticks_are_per_contract():
+    "Two contracts that earn $5.00 earned 2 ticks each."
+    log = pd.DataFrame({"net_usd": [5.0, 5.0, 2.5, 2.5], "contracts": [2, 2, 1, 1], "trade_date": [0, 0, 1, 1], "gross_usd": 0.0, "fees_usd": 0.0, "entry_ns": 0, "exit_ns": 1,
+                        "mae_ticks": 0, "mfe_ticks": 0})
+    assert evidence(log, pd.DataFrame({"auc": [], "ic": [], "session": []}), load_config(), 1.25)["net_ticks"] == 2
+    assert performance(log, pd.Series([10.0, 5.0]), 1000.0, 1.25)["net_ticks_a_trade"] == 2
+
+
+def test_direction_is_judged_from_the_threshold_on():
+    "A move of 3 has a direction, a move of 2 has none."
+    p = np.array([[.6, .2, .2], [.2, .2, .6], [.6, .2, .2], [.2, .2, .6]])
+    skill = lambda moves: forecast_skill(p, np.ones(4, int), np.array(moves, float), np.array([-1., 1, -1, 1]), np.zeros(4, int), 3).loc[0, "auc"]
+    assert skill([-3, 3, 2, -2]) == 1 and np.isnan(skill([-2, 2, 2, -2])) and skill([-3, 3, 3, -3]) == .5
+
+
+def test_auc_is_about_the_share_of_up_among_moves():
+    "A bar with more room for both directions is not a forecast of UP: p_up alone would mislead."
+    p = np.array([[.45, .10, .45], [.10, .70, .20]])  # shares .50 and .67
+    assert directional_auc(p, np.array([0, 2])) == 1
+
+
+def test_the_mean_weighs_trades_not_sessions():
+    "Three trades of one day and one of another: the mean is over four trades."
+    values, sessions = [1.0, 1.0, 1.0, 5.0], [0, 0, 0, 1]
+    draws = bootstrap_mean(values, sessions, 4000, np.random.default_rng(0))
+    assert set(np.round(np.unique(draws), 9)) == {1.0, 2.0, 5.0}  # both days once: (3 + 5) / 4
+
+
+def test_the_interval_holds_both_ends():
+    "Half of the error lies on each side."
+    rng = np.random.default_rng(3)
+    x, days = rng.normal(0, 1, 4000), np.repeat(np.arange(200), 20)
+    low, high = mean_interval(x, days, .10, 4000, rng)
+    reach = 1.6525 * x.std() / 4000**.5  # Student's t, 199 degrees of freedom, 5 % a side
+    np.testing.assert_allclose([low, high], [x.mean() - reach, x.mean() + reach], atol=.15 * reach)
+
+
+def test_evidence_comes_from_sessions_and_pays_for_every_try():
+    "The same trades in few sessions say less, and so do more predictors tried."
+    rng = np.random.default_rng(5)
+    log = pd.DataFrame({"net_usd": 1.25 * rng.normal(.3, 3, 600), "contracts": 1})
+    skill = pd.DataFrame({"auc": [], "ic": [], "session": []})
+    low = lambda days, tried: evidence(log.assign(trade_date=np.arange(600) * days // 600), skill, load_config(models=dict(predictors=tried)), 1.25)["net_ticks_low"]
+    assert low(5, ["logistic"]) < low(300, ["logistic"])
+    three = ["rsi_rule", "logistic", "feed_forward"]
+    assert low(300, three) < low(300, ["logistic"]) and low(300, ["always_flat", "logistic"]) == low(300, ["logistic"])
+
+
+def test_the_fold_sharpe_is_a_mean(bars):
+    config = load_config(**{**SMALL, "folds": SMALL["folds"] | dict(train_sessions=2, test_sessions=3)})
+    long = synthetic_market(8, seed=19, alpha=.1).bars
+    walk = walk_forward(long, config)
+    np.testing.assert_allclose(walk.summary["predictors"]["logistic"]["mean_fold_sharpe"], walk.folds["sharpe"].mean())
+    assert walk.folds["sharpe"].nunique() == 2
+
+
+def test_the_weights_see_the_fit_block_only(bars):
+    "Other labels in the calibration block change the temperature and nothing else."
+    config = load_config(**SMALL)
+    study, fold = prepare(bars, config), rolling_folds(6, config.folds)[0]
+    one = run_fold(study, fold, "logistic").predictor
+    label = study.labels.label.copy()
+    block = slice(bars.sessions[fold.calibrate[0]], bars.sessions[fold.calibrate[1]])
+    label[block] = np.where(label[block] >= 0, np.random.default_rng(0).permutation(label[block] % 3), label[block])
+    other = run_fold(study._replace(labels=study.labels._replace(label=label)), fold, "logistic").predictor
+    np.testing.assert_array_equal(one.layers[0][0], other.layers[0][0])
+    np.testing.assert_array_equal(one.scaler.mean, other.scaler.mean)
+    assert one.temperature != other.temperature
+
+
+def test_moves_are_judged_in_units_of_their_volatility(bars):
+    study = prepare(bars, load_config(**SMALL))
+    from mesbot.predictors import volatility_ticks
+    there = np.isfinite(study.scaled)
+    np.testing.assert_allclose(study.scaled[there], study.moves[there] / volatility_ticks(study.features, 30)[there], rtol=1e-5)
+    assert there.sum() > 100_000
+
+
+def test_unknown_labels_are_not_judged():
+    p = np.array([[.6, .2, .2], [.2, .2, .6], [.2, .2, .6]])
+    skill = forecast_skill(p, np.array([0, 2, -1]), np.array([-5., 5, -5]), np.array([-1., 1, -1]), np.zeros(3, int))
+    assert skill.loc[0, "bars"] == 2 and skill.loc[0, "auc"] == 1
+
+
+def test_the_carried_account_is_one_account():
+    "The RSI rule ruins a fresh account in every fold; carried through, it is stopped once and for all."
+    walk = walk_forward(synthetic_market(14, seed=4).bars, load_config(models=dict(predictors=["rsi_rule"])))
+    n = walk.summary["predictors"]["rsi_rule"]
+    assert n["carried_review"] and -260 < n["carried_balance_usd"] - 1000 < -190 and n["net_usd"] < -400
+
+
+def test_the_best_of_several_that_passed_has_the_best_bound():
+    from mesbot.gates import judge
+    good = {"trades": 500, "days": 35, "net_ticks": 3.0, "net_ticks_low": .1, "auc": .6, "auc_low": .55, "mean_fold_sharpe": 3.0, "carried_killed": False, "carried_review": False}
+    summary = {"predictors": {"logistic": good, "feed_forward": good | dict(net_ticks=1.0, net_ticks_low=.5)}, "tried": ["logistic", "feed_forward"], "folds_note": ""}
+    assert judge(summary, load_config())["predictor"] == "feed_forward"
+
+
+def test_ratios_on_paper():
+    "Ten days, 252 of them a year: mean 1, down 4 from the start, one trade of zero is no win."
+    daily = pd.Series([-4.0, 2, 2, 2, 2, 2, 2, 2, 2, -2])
+    log = pd.DataFrame({"net_usd": [0.0, 1.0, 1.0, -1.0], "contracts": 1, "gross_usd": 0.0, "fees_usd": 0.0, "entry_ns": 0, "exit_ns": 1, "mae_ticks": 0, "mfe_ticks": 0})
+    n = performance(log, daily, 1000.0, 1.25)
+    assert n["max_drawdown_usd"] == 4 and n["win_rate"] == .5
+    np.testing.assert_allclose([n["calmar"], n["sharpe"]], [252 / 4, 1 / daily.std() * 252**.5])
