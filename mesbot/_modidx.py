@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mesbot.features.advance_flow': ('features.html#advance_flow', 'mesbot/features.py'),
                                  'mesbot.features.advance_minutes': ('features.html#advance_minutes', 'mesbot/features.py'),
                                  'mesbot.features.advance_prices': ('features.html#advance_prices', 'mesbot/features.py'),
+                                 'mesbot.features.advance_unusual': ('features.html#advance_unusual', 'mesbot/features.py'),
                                  'mesbot.features.advance_vwap': ('features.html#advance_vwap', 'mesbot/features.py'),
                                  'mesbot.features.compute_features': ('features.html#compute_features', 'mesbot/features.py'),
                                  'mesbot.features.feature_hash': ('features.html#feature_hash', 'mesbot/features.py'),

@@ -57,9 +57,12 @@ def class_shares(
 
 # %% ../nbs/06_labels.ipynb #d23e2e8d
 def tradable_move(
-    bars: Bars,     # n bars
-    labels: Labels, # of the same bars
-) -> np.ndarray: # (n,) float32 ticks; NaN where the label is unknown
+    bars: Bars,           # n bars
+    labels: Labels,       # of the same bars
+    horizon_s: int = 30,  # theirs, seconds
+) -> np.ndarray: # (n,) float32 ticks; NaN where the label is unknown or nothing traded within the horizon
     "From the middle (high + low) / 2 of the next bar to the last close within the horizon."
-    middle = np.append((bars.high[1:].astype(np.float32) + bars.low[1:]) / 2, np.float32(np.nan))
-    return bars.close + labels.move - middle
+    moves = np.full(n_bars(bars), np.nan, np.float32)
+    middle = (bars.high[1:].astype(np.float32) + bars.low[1:]) / 2
+    moves[:-1] = np.where(np.diff(bars.ts) <= horizon_s * SECOND, bars.close[:-1] + labels.move[:-1] - middle, np.nan)
+    return moves

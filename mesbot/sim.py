@@ -31,8 +31,9 @@ def market_fill(state, bar, slip, day, trade, rules):
         leave(state, price - state.side * slip, slip, state.intent_reason, min(bar.ts, day.flat), trade, rules.costs, rules.risk)
         return True
     side = 1 if state.intent == Intent.LONG_ENTRY else -1
+    allowed = rules.risk.allow_rth if day.rth_open <= bar.ts < day.rth_close else rules.risk.allow_eth
     fresh = bar.ts <= state.intent_from + rules.trader.entry_valid_ns and bar.ts < day.last_entry
-    if fresh: enter(state, side, bar.open + side * slip, slip, bar.ts, rules.costs, rules.stops)
+    if allowed and fresh: enter(state, side, bar.open + side * slip, slip, bar.ts, rules.costs, rules.stops)
     state.intent = Intent.HOLD
     return False
 
@@ -59,7 +60,9 @@ def bracket_fill(state, bar, slip, trade, rules):
 def exchange_step(state, bar, day, trade, rules):
     "Orders resting before the bar meet it; True when a position was closed and `trade` written."
     slip = slippage_ticks(state.atr, day.rth_open <= bar.ts < day.rth_close, rules.costs)
-    if state.intent != Intent.HOLD and bar.ts >= state.intent_from and market_fill(state, bar, slip, day, trade, rules): return True
+    beyond_target = state.side != 0 and state.side * (bar.open - state.target) > 0  # the resting target was met on the way to this open
+    due = state.intent != Intent.HOLD and bar.ts >= state.intent_from and not beyond_target
+    if due and market_fill(state, bar, slip, day, trade, rules): return True
     return state.side != 0 and bracket_fill(state, bar, slip, trade, rules)
 
 # %% ../nbs/13_sim.ipynb #3187ed5a

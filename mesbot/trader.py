@@ -67,7 +67,7 @@ def decide(state, day, now, row, p_down, p_up, limit, rules):
     "Decide at the close of a bar; returns the `Reason` of the new intent, or of holding back. `limit` comes from `risk.mark`."
     side = 1 if p_up > p_down else -1
     confidence = max(p_up, p_down)
-    sure = confidence >= rules.trader.min_confidence   # False for NaN
+    sure = confidence >= rules.trader.min_confidence - 1e-6   # False for NaN; a float32 claim of 0.65 is not below 0.65
     if state.side != 0:
         if state.intent != Intent.HOLD: return Reason.NONE
         if limit != Reason.NONE: return want(state, Intent.FLATTEN, limit, now, state.contracts, confidence, row, rules.trader)

@@ -47,7 +47,7 @@ def prepare(
     "Features, labels and what forecasts are judged by."
     features, horizon_s = compute_features(bars), config.labels.horizon_s
     labels = label_moves(bars, horizon_s, config.labels.threshold_ticks)
-    volatility, moves = volatility_ticks(features, horizon_s), tradable_move(bars, labels)
+    volatility, moves = volatility_ticks(features, horizon_s), tradable_move(bars, labels, horizon_s)
     scaled = np.divide(moves, volatility, out=np.full(len(moves), np.nan, np.float32), where=volatility > 0)
     session = np.repeat(np.arange(n_sessions(bars), dtype=np.int32), np.diff(bars.sessions))
     return Study(bars, config, features, labels, moves, scaled, session, traded_hours(bars, config.trader.hours), planted)

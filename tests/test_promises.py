@@ -163,3 +163,12 @@ def test_same_seed_same_bytes():
     for name in ("trades", "folds", "daily", "equity", "skill"): pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name), check_exact=True)
     assert json.dumps(one.summary, default=str) == json.dumps(two.summary, default=str)
     assert not one.trades.equals(other.trades)
+
+
+def test_the_stream_refuses_what_the_batch_refuses():
+    "A stamp inside the holiday halt, in the break, on half a second, or out of order."
+    stream = FeatureStream()
+    at = lambda clock: int(pd.Timestamp(f"2024-01-15 {clock}", tz="America/New_York").value)
+    stream.update(at("12:59:58"), 1000, 1000, 1000, 1000, 1)
+    for wrong, says in ((at("14:00"), "outside trading hours"), (at("17:30"), "outside trading hours"), (at("12:59:59") + SECOND // 2, "whole second"), (at("12:59:58"), "must be after")):
+        with pytest.raises(ValueError, match=says): stream.update(wrong, 1000, 1000, 1000, 1000, 1)

@@ -36,12 +36,12 @@ def smooth(x, alpha, start=None):
 
 
 def running_z(x, length):
-    "z against an exponentially weighted mean and variance of the values before, both starting at zero."
-    mean = smooth(x, 1 / length, 0.0).shift(fill_value=0.0)
-    gap, var, out = (x - mean).to_numpy(), 0.0, np.zeros(len(x))
-    for i, g in enumerate(gap):
-        out[i] = g / var**.5 if var > 0 else 0.0
-        var = (1 - 1 / length) * (var + g * g / length)
+    "z against exponentially weighted mean and variance of the values before; weights that have not yet gathered are allowed for."
+    keep, mean, out = 1 - 1 / length, x.iloc[0], np.zeros(len(x))
+    var = weight = 0.0
+    for i, value in enumerate(x):
+        if weight > 0 and var > 0: out[i] = (value - mean) / (var / weight)**.5
+        var, weight, mean = keep * var + (value - mean)**2 / length, keep * weight + 1 / length, mean + (value - mean) / length
     return pd.Series(out, x.index)
 
 
@@ -85,9 +85,9 @@ def reference(bars, d):
     size = (flow**2).ewm(alpha=1 - np.exp(-1 / 900), adjust=True).mean()  # a weighted mean of all seconds so far
     f["flow_25"] = (flow / np.sqrt(size)).clip(-4, 4)
     f["volume_z"] = running_z(np.log1p(d["volume"]), 300)
-    rv30, rv600 = smooth(move**2, 1 / 30, 0.0), smooth(move**2, 1 / 600, 0.0)
+    rv30, rv600 = ((move**2).ewm(alpha=1 / length, adjust=True).mean() for length in (30, 600))
     f["rv_30"], f["rv_600"] = np.sqrt(rv30), np.sqrt(rv600)
-    f["vola_z"] = running_z(np.log(rv30 + .01), 1800)
+    f["vola_z"] = running_z(np.log(rv30 + .01).iloc[60:], 1800).reindex(d.index)
     f["regime"] = 1.0 + (f["vola_z"] > 1).astype(float) - (f["vola_z"] < -1).astype(float)
     return pd.DataFrame(f, index=d.index)
 
@@ -128,6 +128,20 @@ def test_shape_of_the_bar(both, bars):
     body = np.maximum(bars.open, bars.close), np.minimum(bars.open, bars.close)
     for name, book in zip(SHAPE, (np.sign(bars.close - bars.open), share(abs(bars.close - bars.open)), share(bars.high - body[0]), share(body[1] - bars.low))):
         np.testing.assert_allclose(both[0][name], book, atol=1e-6)
+
+
+def test_a_young_session_is_not_taken_for_a_calm_one():
+    "Constant volume and volatility from the first second on: z-scores near zero and the right volatility as soon as they are given."
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        n = 2000
+        c = 10_000 + rng.choice([-1, 1], n).cumsum()
+        bars = make_bars(np.datetime64("2024-01-03T14:30", "ns").astype(np.int64) + np.arange(n) * SECOND, c, c, c, c, rng.integers(20, 31, n))
+        x = compute_features(bars)
+        found.append([x[300, FEATURES.index("volume_z")], x[601, FEATURES.index("rv_600")], x[1801, FEATURES.index("vola_z")]])
+    mean = np.mean(found, axis=0)
+    assert abs(mean[0]) < .7 and abs(mean[1] - 1) < .01 and abs(mean[2]) < .7, mean
 
 
 @pytest.mark.parametrize("move,label", [(3, 2), (2, 1), (-2, 1), (-3, 0)])

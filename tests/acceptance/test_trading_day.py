@@ -383,3 +383,51 @@ def test_slippage_does_not_know_its_own_bar():
     bars = [QUIET, (1001, 1009, 995, 1001), QUIET, QUIET, QUIET]
     t = play(bars, SAY, stops=dict(stop_ticks=30, target_ticks=50), risk=dict(trade_risk_usd=1e3), costs=dict(volatile_atr_ticks=.5)).trades.iloc[0]
     assert round(t.entry_price * 4) == 1002
+
+
+def test_an_exit_on_its_way_gets_no_more_than_the_resting_target():
+    "Told DOWN, but before the order fills the bar opens at 1100: the target at 1014 was met on the way."
+    bars = ENTRY + [(1002,) * 4, (1100, 1100, 1002, 1002), (1002,) * 4]
+    assert only(play(bars, [UP, FLAT, DOWN, FLAT, FLAT])) == ("long", 1002, 1014, "target", round(15 - FEES, 2))
+
+
+def test_an_entry_that_would_fill_outside_its_hours_is_forgotten():
+    "Decided at 15:59:58 with 5 s of latency: the regular session is over."
+    assert len(play([QUIET] * 12, [UP] + [FLAT] * 11, start="15:59:57", trader={"latency_s": 5}).trades) == 0
+    assert len(play([QUIET] * 12, [UP] + [FLAT] * 11, start="15:59:47", trader={"latency_s": 5}).trades) == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_market_does(seed):
+    "Random bars, gaps, settings and predictions: the books add up, nothing is better than its bar, hours and cooldowns hold, and the future changes nothing."
+    from mesbot.bars import cut_bars
+    rng, n = np.random.default_rng(seed), 300
+    ts = np.concatenate([ns(start, date) + np.cumsum(rng.choice([1, 1, 2, 5, 30, 200], n, p=[.5, .2, .14, .1, .05, .01])) * SECOND
+                         for date, start in (("2024-01-12", "15:50:00"), ("2024-01-16", "09:20:00"), ("2024-11-29", "12:00:00"))])
+    ts = ts[(ts < ns("13:15:00", "2024-11-29"))]
+    close = 10_000 + rng.integers(-3, 4, len(ts)).cumsum() + (rng.random(len(ts)) < .02) * rng.integers(-40, 40, len(ts))
+    open = close + rng.integers(-2, 3, len(ts))
+    high, low = np.maximum(open, close) + rng.integers(0, 4, len(ts)), np.minimum(open, close) - rng.integers(0, 4, len(ts))
+    bars = make_bars(ts, open, high, low, close, np.ones(len(ts), int))
+    says = np.array([UP, FLAT, DOWN, NONE])[rng.choice(4, len(ts), p=[.3, .35, .3, .05])]
+    hours, cooldown, latency = str(rng.choice(["RTH", "ETH", "ALL"])), float(rng.choice([0, 5])), float(rng.choice([0, 0, 1.5, 5]))
+    config = load_config(risk=dict(day_loss_usd=1e5, day_drawdown_usd=1e5, total_loss_usd=1e5, review_drawdown_usd=1e5, start_balance_usd=3000, trade_risk_usd=60),
+                         trader=dict(hours=hours, cooldown_s=cooldown, latency_s=latency, exit_on_opposite=bool(rng.random() < .5)),
+                         stops=dict(stop_ticks=int(rng.choice([1, 4, 8])), target_ticks=int(rng.choice([1, 8, 12])), trail_ticks=int(rng.choice([0, 3])), max_hold_s=int(rng.choice([10, 60, 600]))))
+    result = backtest(bars, says, config)
+    t = result.trades
+    np.testing.assert_allclose([t["net_usd"].sum(), result.equity[-1] - 3000], result.daily.sum(), atol=1e-6)
+    side, entry = np.where(t["side"] == "long", 1, -1), np.round(t["entry_price"] * 4).to_numpy(int)
+    at, out = np.searchsorted(ts, t["entry_ns"]), np.minimum(np.searchsorted(ts, t["exit_ns"]), len(ts) - 1)
+    assert (ts[at] == t["entry_ns"]).all() and (side * (entry - open[at]) >= 0).all()                          # at a bar, never better than its open
+    exit, marked = np.round(t["exit_price"] * 4).to_numpy(int), (t["reason_out"] != "data_end").to_numpy()
+    assert (side * (exit - np.where(side > 0, high[out], low[out])) <= 0)[marked].all()                        # never better than its bar's best
+    assert (side * (exit - np.round(t["target_price"] * 4)) <= 0)[marked].all()                                # never more than the target
+    clock = t["entry_time"].dt.strftime("%H:%M:%S")
+    regular = (clock >= "09:30:00") & (clock < np.where(t["trade_date"].astype(str) == "2024-11-29", "13:15:00", "16:00:00"))
+    assert regular.all() if hours == "RTH" else (not regular.any() if hours == "ETH" else True)
+    assert (t["entry_ns"].to_numpy()[1:] - t["exit_ns"].to_numpy()[:-1] >= cooldown * SECOND).all()
+    cut = int(rng.integers(2, len(ts)))
+    short = backtest(cut_bars(bars, cut), says[:cut], config)
+    done = t[t["exit_ns"] <= ts[cut - 1]]
+    pd.testing.assert_frame_equal(short.trades.iloc[:len(done)], done)
