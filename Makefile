@@ -6,6 +6,9 @@ INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --constraint c
 SUMS := find nbs mesbot \( -name '*.ipynb' -o -name '*.py' \) -type f | LC_ALL=C sort | xargs cksum
 ARGS ?=
 MAKEFLAGS += --no-print-directory
+# what IPython and matplotlib would write into the home folder stays here
+export IPYTHONDIR := $(abspath $(VENV))/ipython
+export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 
 .DEFAULT_GOAL := help
 .PHONY: help report test lab sync

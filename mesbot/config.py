@@ -228,7 +228,8 @@ def check_environment() -> None:
     for variable in os.environ:
         section, _, key = variable.partition("__")
         if not variable.startswith("MESBOT_") or variable in OTHER_VARIABLES or (section in known and bool(key) == hasattr(known[section], "model_fields")): continue
-        settings = [f"{name}__{key.upper()}" for name, kind in known.items() for key in getattr(kind, "model_fields", {})] + list(known)
+        settings = [f"{name}__{key.upper()}" for name, kind in known.items() for key in getattr(kind, "model_fields", {})]
+        settings += [name for name, kind in known.items() if not hasattr(kind, "model_fields")]
         near = difflib.get_close_matches(variable, settings, 1)
         raise ValueError(f"environment: {variable} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
 
