@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, hours_mask, n_bars
-from .config import Folds
+from .bars import Bars, n_bars, session_info
+from .config import Config, Folds
 from .core import SECOND
 from .labels import Labels
+from .risk import day_schedule
 
 # %% ../nbs/14_folds.ipynb #ceff7bde
 class Fold(NamedTuple):
@@ -66,8 +67,14 @@ def block_rows(
     return np.flatnonzero(fit) + at.start
 
 def traded_hours(
-    bars: Bars, # n bars
-    hours: str, # "RTH", "ETH" or "ALL"
+    bars: Bars,     # n bars
+    config: Config, # sections `trader` and `end_of_day`
 ) -> np.ndarray: # (n,) bool
-    "Bars in the hours that will be traded: models learn there and forecasts are judged there."
-    return np.ones(n_bars(bars), bool) if hours == "ALL" else hours_mask(bars, hours)
+    "Bars at whose close an entry may be made: models learn there and forecasts are judged there."
+    out, hours = np.zeros(n_bars(bars), bool), config.trader.hours
+    for day, a, b in zip(day_schedule(session_info(bars), config), bars.sessions[:-1], bars.sessions[1:]):
+        now = bars.ts[a:b] + SECOND
+        regular = (day["rth_open"] <= now) & (now < day["rth_close"])
+        wanted = np.full(b - a, True) if hours == "ALL" else regular == (hours == "RTH")
+        out[a:b] = wanted & (day["entry_from"] <= now) & (now < day["last_entry"]) & bool(day["known"])
+    return out

@@ -20,7 +20,7 @@ def sharpe_ratio(
     "Mean over standard deviation (ddof 1), annualised."
     x = np.asarray(daily_usd, float)
     sd = x.std(ddof=1) if len(x) > 1 else 0.0
-    return float(x.mean() / sd * days_a_year**.5) if sd > 0 else float("nan")
+    return float(x.mean() / sd * days_a_year**.5) if sd > 1e-9 * np.abs(x).max(initial=0.0) else float("nan")  # a constant has rounding, no variation
 
 def sharpe_error(
     daily_usd: np.ndarray,    # (days,) net P&L per trade date

@@ -50,7 +50,7 @@ def prepare(
     volatility, moves = volatility_ticks(features, horizon_s), tradable_move(bars, labels, horizon_s)
     scaled = np.divide(moves, volatility, out=np.full(len(moves), np.nan, np.float32), where=volatility > 0)
     session = np.repeat(np.arange(n_sessions(bars), dtype=np.int32), np.diff(bars.sessions))
-    return Study(bars, config, features, labels, moves, scaled, session, traded_hours(bars, config.trader.hours), planted)
+    return Study(bars, config, features, labels, moves, scaled, session, traded_hours(bars, config), planted)
 
 # %% ../nbs/16_walkforward.ipynb #ff387e2c
 class FoldResult(NamedTuple):

@@ -23,10 +23,10 @@ def bars(): return synthetic_market(6, seed=17, alpha=.1).bars
 
 
 def test_one_training_row_in_five_seconds(bars):
-    rows = block_rows(bars, label_moves(bars), (0, 2), int(session_info(bars)["open"][2]), traded_hours(bars, "RTH"), 5)
+    rows = block_rows(bars, label_moves(bars), (0, 2), int(session_info(bars)["open"][2]), traded_hours(bars, load_config()), 5)
     assert (bars.ts[rows] // SECOND % 5 == 0).all() and len(rows) > 1000
     # a deadline beyond all time: what no bar settled is still no lesson
-    everything = block_rows(bars, label_moves(bars), (0, 6), np.iinfo(np.int64).max, traded_hours(bars, "ALL"), 1)
+    everything = block_rows(bars, label_moves(bars), (0, 6), np.iinfo(np.int64).max, traded_hours(bars, load_config(trader={"hours": "ALL"})), 1)
     assert (label_moves(bars).label[everything] >= 0).all() and len(everything) < n_bars(bars)
 
 
@@ -166,6 +166,27 @@ def test_the_carried_account_is_one_account():
     walk = walk_forward(synthetic_market(14, seed=4).bars, load_config(models=dict(predictors=["rsi_rule"])))
     n = walk.summary["predictors"]["rsi_rule"]
     assert n["carried_review"] and -260 < n["carried_balance_usd"] - 1000 < -190 and n["net_usd"] < -400
+
+
+def test_one_lack_is_a_no():
+    from mesbot.gates import judge
+    good = {"trades": 500, "days": 35, "net_ticks": 3.0, "net_ticks_low": .1, "auc": .6, "auc_low": .55, "mean_fold_sharpe": 3.0, "carried_killed": False, "carried_review": False}
+    summary = lambda n: {"predictors": {"logistic": n}, "tried": ["logistic"], "folds_note": ""}
+    assert judge(summary(good), load_config())["answer"] == "yes"
+    for lack in (dict(trades=99), dict(net_ticks_low=-.1), dict(auc_low=.49), dict(mean_fold_sharpe=.5), dict(carried_killed=True), dict(carried_review=True)):
+        assert judge(summary(good | lack), load_config())["answer"] == "no", lack
+
+
+@pytest.mark.parametrize("date,clock,hours", [("2024-01-15", "10:00", "ALL"), ("2024-03-29", "10:00", "ALL"), ("2024-11-29", "12:50", "ALL"), ("2024-01-03", "16:30", "ALL"),
+                                              ("2024-01-03", "10:00", "ETH"), ("2024-01-03", "08:00", "RTH")])
+def test_nothing_is_judged_where_nothing_may_be_entered(date, clock, hours):
+    "Holiday part, unknown day, after the last entry of a short and of a normal day, the other hours."
+    from mesbot.bars import make_bars
+    from mesbot.sim import backtest
+    ts = pd.Timestamp(f"{date} {clock}", tz="America/New_York").value + np.arange(5) * SECOND
+    flat = np.full(5, 1000)
+    bars, config = make_bars(ts, flat, flat, flat, flat, np.ones(5, int)), load_config(trader={"hours": hours})
+    assert not traded_hours(bars, config).any() and len(backtest(bars, np.tile([.1, .2, .7], (5, 1)), config).trades) == 0
 
 
 def test_the_best_of_several_that_passed_has_the_best_bound():
