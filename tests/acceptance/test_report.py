@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 
 from mesbot.config import config_hash, load_config
 from mesbot.features import FEATURES

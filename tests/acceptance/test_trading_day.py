@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mesbot.bars import make_bars, take_sessions
+from mesbot.bars import make_bars
 from mesbot.calendar import NY
 from mesbot.config import load_config
 from mesbot.core import SECOND
