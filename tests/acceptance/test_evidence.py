@@ -203,3 +203,15 @@ def test_ratios_on_paper():
     n = performance(log, daily, 1000.0, 1.25)
     assert n["max_drawdown_usd"] == 4 and n["win_rate"] == .5
     np.testing.assert_allclose([n["calmar"], n["sharpe"]], [252 / 4, 1 / daily.std() * 252**.5])
+
+
+def test_the_embargo_lies_between_calibration_and_test():
+    plan = load_config(folds=dict(train_sessions=5, calibration_sessions=2, embargo_sessions=3, test_sessions=4)).folds
+    folds = rolling_folds(20, plan)
+    assert len(folds) == 3 and all(f.test[0] - f.calibrate[1] == 3 and f.calibrate[1] - f.fit[0] == 5 and f.fit[1] == f.calibrate[0] for f in folds)
+
+
+def test_two_sessions_say_next_to_nothing():
+    "Student's t with one degree of freedom on two session means of 1 and 3: 2 ± 12.71 x 1, the textbook's 95 %."
+    low, high = mean_interval([1.0, 3.0], [0, 1], .05, 200_000, np.random.default_rng(0))
+    np.testing.assert_allclose([low, high], [2 - 12.706, 2 + 12.706], rtol=.01)

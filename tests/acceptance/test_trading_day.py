@@ -431,3 +431,9 @@ def test_whatever_the_market_does(seed):
     short = backtest(cut_bars(bars, cut), says[:cut], config)
     done = t[t["exit_ns"] <= ts[cut - 1]]
     pd.testing.assert_frame_equal(short.trades.iloc[:len(done)], done)
+
+
+def test_no_rule_loosens_what_another_has_tightened():
+    "Trailed to 1006; after half of the hold the time rule would put the stop at 996, and may not."
+    bars = ENTRY + [(1004, 1010, 1004, 1009), (1008,) * 4, (1007, 1007, 1005, 1006)]
+    assert only(play(bars, SAY, gap_s=[0, 1, 2, 40, 41], stops={"trail_ticks": 4})) == ("long", 1002, 1005, "stop", round(3.75 - FEES, 2))
