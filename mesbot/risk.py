@@ -63,11 +63,12 @@ def risk_rules(
 # %% ../nbs/09_risk.ipynb #4bc7212b
 @kernel
 def contracts(balance, confidence, half, risk_per_contract, rules):
-    "How many contracts to hold, 0 when the balance or the trade risk forbids one."
+    "How many contracts to hold, 0 when the balance, its tier or the trade risk forbids one."
     if balance < rules.min_balance: return 0
     tier = rules.tier_contracts[0]
     for k in range(3):
         if balance > rules.tier_usd[k]: tier = rules.tier_contracts[k + 1]
+    if tier == 0: return 0
     low, high = rules.confidence_steps
     factor = rules.confidence_factors[0 if confidence < low else (1 if confidence <= high else 2)]
     if half: factor *= 0.5
