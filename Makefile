@@ -11,7 +11,7 @@ export IPYTHONDIR := $(abspath $(VENV))/ipython
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab sync
+.PHONY: help report test bench lab sync
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## notebooks and library in step, every notebook runs, whole-
 sync: $(VENV)/.dev ## clean the notebooks and export the library from them
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+
+bench: $(VENV)/.research ## every speed and memory promise as a ratio, measured here; ARGS="--rows 1000000" for less
+	$(BIN)/mesbot bench $(ARGS)
 
 lab: $(VENV)/.lab ## read and write the book in JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -53,10 +53,19 @@ class Instrument(NamedTuple):
         "Ticks as prices in points."
         return np.asarray(ticks) * self.tick
 
+# %% ../nbs/00_core.ipynb #bf9465f5
 MES = Instrument("MES", "Micro E-mini S&P 500", 0.25, 1.25, "cme_equity")
 ES = Instrument("ES", "E-mini S&P 500", 0.25, 12.50, "cme_equity")
 SPY = Instrument("SPY", "SPDR S&P 500 ETF", 0.01, 1.00, "us_equity", "lot of 100 shares")
-INSTRUMENTS = {i.symbol: i for i in (MES, ES, SPY)}
+INSTRUMENTS = {i.symbol: i for i in (
+    MES, ES,
+    Instrument("MNQ", "Micro E-mini Nasdaq-100", 0.25, 0.50, "cme_equity"),
+    Instrument("M2K", "Micro E-mini Russell 2000", 0.1, 0.50, "cme_equity"),
+    Instrument("GC", "Gold", 0.1, 10.00, "cme_metals"),
+    SPY,
+    Instrument("TSLA", "Tesla", 0.01, 1.00, "us_equity", "lot of 100 shares"),
+    Instrument("BTC-USD", "Bitcoin in US dollars", 0.01, 0.01, "crypto", "coin"),
+)}
 
 def instrument(
     symbol: str, # a key of `INSTRUMENTS`
@@ -65,7 +74,7 @@ def instrument(
     if symbol not in INSTRUMENTS: raise ValueError(f"unknown symbol {symbol!r}; known: {', '.join(INSTRUMENTS)}")
     return INSTRUMENTS[symbol]
 
-# %% ../nbs/00_core.ipynb #2382f057
+# %% ../nbs/00_core.ipynb #505211f9
 @cache
 def cache_dir() -> Path: # ~/.cache/mesbot/<hash of the package's sources>
     "Where compiled kernels of exactly these sources are kept; older folders beside it may be deleted at will."
@@ -81,7 +90,7 @@ def kernel(
     try: return numba.njit(cache=Path(f.__code__.co_filename).is_file(), nogil=True)(f)
     finally: numba.config.CACHE_DIR = before
 
-# %% ../nbs/00_core.ipynb #3bb4368c
+# %% ../nbs/00_core.ipynb #5d72d410
 class Side(IntEnum):
     "Which way a position faces; the sign of its gain when the price rises."
     SHORT = -1; FLAT = 0; LONG = 1
@@ -119,7 +128,7 @@ class Reason(IntEnum):
 
 REASONS = [r.name.lower() for r in Reason]
 
-# %% ../nbs/00_core.ipynb #86767f71
+# %% ../nbs/00_core.ipynb #9c5781b7
 class Bar(NamedTuple):
     "One second that traded; prices in ticks."
     ts: int    # bar open, ns UTC
@@ -162,7 +171,7 @@ TRADE = np.dtype([
     ("ambiguous", "i8"), ("optimistic_usd", "f8"),  # net under the kinder reading of an ambiguous bar
 ], align=True)
 
-# %% ../nbs/00_core.ipynb #7e32d67c
+# %% ../nbs/00_core.ipynb #a20fec27
 def new_state(
     balance_usd: float, # account at the start, USD
 ) -> np.record: # one `STATE` record, flat, no order, no latch

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import mesbot
-from .bars import Bars, n_bars, n_sessions, session_info
+from .bars import Bars, check_seconds, n_bars, n_sessions, session_info
 from .calendar import NY, sessions_of
 from .core import SECOND, instrument, kernel
 
@@ -269,9 +269,11 @@ def new_feature_state(
 def compute_features(
     bars: Bars,         # n bars, any number of whole sessions
     threads: int | None = None, # workers; one a core when None
+    out: np.ndarray | None = None, # (n, k) float32 to write into, such as a file in memory; a new one when None
 ) -> np.ndarray: # (n, k) float32 in the order of `FEATURES`, NaN until warm
-    "Every feature at the close of every bar."
-    out = np.empty((n_bars(bars), len(FEATURES)), np.float32)
+    "Every feature at the close of every bar; ValueError for bars that are not of one second."
+    check_seconds(bars)
+    if out is None: out = np.empty((n_bars(bars), len(FEATURES)), np.float32)
     info = session_info(bars)
     def one(k):
         rows = slice(bars.sessions[k], bars.sessions[k + 1])

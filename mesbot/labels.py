@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, n_bars
+from .bars import Bars, check_seconds, n_bars
 from .core import SECOND, Label, kernel
 
 # %% ../nbs/06_labels.ipynb #f616f83a
@@ -39,7 +39,8 @@ def label_moves(
     horizon_s: int = 30,      # how far ahead, seconds of time, not rows
     threshold_ticks: int = 3, # a move of at least this much is UP or DOWN
 ) -> Labels:
-    "Label every bar by the move over the next `horizon_s` seconds; ValueError when horizon or threshold is below 1."
+    "Label every bar by the move over the next `horizon_s` seconds; ValueError when horizon or threshold is below 1, or for bars that are not of one second."
+    check_seconds(bars)
     if horizon_s < 1: raise ValueError(f"horizon_s must be >= 1, got {horizon_s}")
     if threshold_ticks < 1: raise ValueError(f"threshold_ticks must be >= 1, got {threshold_ticks}")
     n = n_bars(bars)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .account import enter, leave, trade_log
-from .bars import Bars, n_bars, n_sessions, session_info
+from .bars import Bars, check_seconds, n_bars, n_sessions, session_info
 from .config import Config, load_config
 from .core import REASONS, SECOND, TRADE, Bar, Intent, Reason, instrument, kernel, new_state
 from .costs import slippage_ticks
@@ -126,7 +126,8 @@ def backtest(
     config: Config = None,       # defaults when None
     features: np.ndarray = None, # (n, k), only for the snapshot in the trade log
 ) -> Backtest:
-    "Trade the predictions under every rule; ValueError when they do not fit the bars."
+    "Trade the predictions under every rule; ValueError when they do not fit the bars, or for bars that are not of one second."
+    check_seconds(bars)
     config, thing = config or load_config(), instrument(bars.symbol)
     probability = check_probability(prediction, n_bars(bars))
     rules = rules_of(config, thing)

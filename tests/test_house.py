@@ -53,7 +53,7 @@ def test_the_index_names_every_notebook():
 
 def test_rooms_that_a_runner_needs_load_nothing_heavy():
     needed = ["core", "calendar", "config", "bars", "features", "predictors", "costs", "risk", "stops", "account", "trader", "cli"]
-    heavy = {"torch", "vectorbt", "matplotlib", "sklearn", "papermill", "nbconvert", "IPython", "plotly"}
+    heavy = {"torch", "vectorbt", "matplotlib", "sklearn", "papermill", "nbconvert", "IPython", "plotly", "databento", "polars", "pandas_market_calendars"}
     code = f"import sys\nfor room in {needed}: __import__('mesbot.' + room)\nprint(*sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert found == []
@@ -102,14 +102,14 @@ def test_every_requirement_is_locked_and_every_import_required():
     locked = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     wanted = names_of(" ".join(fact[key] for key in fact if key.endswith("requirements")))
     assert wanted - locked == set()
-    modules = {"sklearn": "scikit-learn", "pydantic": "pydantic-settings", "nbformat": "nbconvert", "scipy": "scikit-learn", "threadpoolctl": "scikit-learn"}
+    modules = {"sklearn": "scikit-learn", "pydantic": "pydantic-settings", "nbformat": "nbconvert", "scipy": "scikit-learn", "threadpoolctl": "scikit-learn", "databento_dbn": "databento", "requests": "databento"}
     used = set()
     for room in ROOMS:
         for node in ast.walk(ast.parse((ROOT / "mesbot" / f"{room}.py").read_text())):
             if isinstance(node, ast.Import): used |= {name.name.split(".")[0] for name in node.names}
             if isinstance(node, ast.ImportFrom) and node.level == 0: used.add(node.module.split(".")[0])
     outside = {modules.get(name, name).replace("_", "-") for name in used - set(sys.stdlib_module_names) - {"mesbot"}}
-    assert outside - names_of(fact["requirements"] + " " + fact["research_requirements"]) == set()
+    assert outside - names_of(" ".join(fact[key] for key in ("requirements", "data_requirements", "research_requirements"))) == set()
 
 
 def test_nothing_large_is_tracked():

@@ -3,10 +3,11 @@ import datetime as dt
 
 import numpy as np
 import pandas as pd
+import pandas_market_calendars
 import pytest
 
 from mesbot.calendar import DAY, FIRST_DAY, HOUR, LAST_DAY, MINUTE, NY, next_trade_dates, ny_time, session_table, sessions_of
-from mesbot.core import SECOND
+from mesbot.core import INSTRUMENTS, MES, SECOND, Instrument, instrument
 
 BOTH = ("cme_equity", "us_equity")
 
@@ -127,3 +128,120 @@ def test_cached_tables_cannot_be_spoilt():
     table = session_table("2024-01-03", "2024-01-03")
     table["known"] = 7
     assert one("2024-01-03")["known"] == 1
+
+
+def test_instruments():
+    "DAT-10: eight instruments with tick, value of a tick, hours and unit."
+    facts = {"MES": (0.25, 1.25, "cme_equity", "contract"), "ES": (0.25, 12.5, "cme_equity", "contract"), "MNQ": (0.25, 0.5, "cme_equity", "contract"), "M2K": (0.1, 0.5, "cme_equity", "contract"),
+             "GC": (0.1, 10.0, "cme_metals", "contract"), "SPY": (0.01, 1.0, "us_equity", "lot of 100 shares"), "TSLA": (0.01, 1.0, "us_equity", "lot of 100 shares"), "BTC-USD": (0.01, 0.01, "crypto", "coin")}
+    assert {s: (i.tick, i.tick_usd, i.hours, i.unit) for s, i in INSTRUMENTS.items()} == facts
+    assert all(i is instrument(s) and isinstance(i, Instrument) and i.symbol == s for s, i in INSTRUMENTS.items()) and instrument("MES") is MES
+    for i in INSTRUMENTS.values(): assert len(session_table("2024-01-02", "2024-01-02", i.hours)) == 1
+
+
+def test_a_tick_of_a_tenth():
+    "DAT-10: 4321.7 is on the grid of 0.1 although no binary fraction is a tenth; 4321.75 is not, and half a tick never is."
+    gold = instrument("GC")
+    np.testing.assert_array_equal(gold.to_ticks([4321.7, 4321.6999999999998, 1999.9]), [43217, 43217, 19999])
+    prices = np.round(np.arange(1, 100_000) * 0.1, 1)  # as a file has them
+    assert gold.on_grid(prices).all() and not gold.on_grid(prices + 0.05).any()
+    np.testing.assert_array_equal(gold.to_ticks(prices), np.arange(1, 100_000))
+    with pytest.raises(ValueError, match="4321.75 at row 0 is not on GC's tick grid of 0.1"): gold.to_ticks([4321.75])
+
+
+# pandas_market_calendars 5.5.0 against our table: (date) -> why we differ on purpose
+GOOD_FRIDAY = "Good Friday: it says closed or 09:15, sources contradict each other, so ours is loaded to 17:00 with known = 0"
+DISAGREE = {"CME Globex Equity": {d: GOOD_FRIDAY for d in ("2018-03-30", "2019-04-19", "2020-04-10", "2021-04-02", "2022-04-15", "2023-04-07", "2024-03-29", "2025-04-18", "2026-04-03", "2027-03-26")}, "NYSE": {}}
+
+
+def our_days(hours):
+    "date -> (first, last) instant of trading; a holiday that CME joins to the next trade date stands for itself, as in the library."
+    days = {}
+    for s in session_table("2018-01-01", "2027-12-31", hours):
+        if s["halt"] > s["open"]: days[str(ny_time([s["halt"]])[0].date())] = s["open"], s["halt"]
+        days[str(s["date"].astype("M8[D]"))] = (s["rth_open"], s["rth_close"]) if hours == "us_equity" else (s["trade_from"], s["close"])
+    return days
+
+
+@pytest.mark.parametrize("name, hours, n", [("CME Globex Equity", "cme_equity", 2587), ("NYSE", "us_equity", 2513)])
+def test_every_day_of_ten_years_against_another_calendar(name, hours, n):
+    "DAT-1, RSK-7: dates, opens and closes of 2018 to 2027 as pandas_market_calendars has them, but for the days listed with a reason; one that vanishes from the list is news, too."
+    theirs = pandas_market_calendars.get_calendar(name).schedule("2018-01-01", "2027-12-31")
+    stamps = lambda column: theirs[column].dt.tz_convert("UTC").dt.as_unit("ns").astype("int64")
+    theirs = dict(zip(theirs.index.strftime("%Y-%m-%d"), zip(stamps("market_open"), stamps("market_close"))))
+    assert len(theirs) == n
+    ours = our_days(hours)
+    differ = {d for d in theirs.keys() | ours.keys() if theirs.get(d) != ours.get(d)}
+    assert differ == set(DISAGREE[name]), f"unlisted: {sorted(differ - set(DISAGREE[name]))}; listed, but agree: {sorted(set(DISAGREE[name]) - differ)}"
+    for d in differ: assert one(d, hours)["known"] == 0
+
+
+def test_mourning_days_differ_in_trust_not_in_time():
+    "RSK-7: on the two mourning days the other calendar has a normal CME session; ours has the same hours and known = 0, because New York's exchanges were shut and CME halted early."
+    theirs = pandas_market_calendars.get_calendar("CME Globex Equity").schedule("2018-12-05", "2025-01-09")
+    for date in ("2018-12-05", "2025-01-09"):
+        assert theirs["market_close"][date].value == one(date)["close"] and one(date)["known"] == 0
+
+
+EARLY = {2018: "07-03 11-23 12-24", 2019: "07-03 11-29 12-24", 2020: "11-27 12-24", 2021: "11-26", 2022: "11-25", 2023: "07-03 11-24", 2024: "07-03 11-29 12-24", 2025: "07-03 11-28 12-24", 2026: "11-27 12-24", 2027: "11-26"}
+
+
+@pytest.mark.parametrize("date", [f"{year}-{day}" for year, days in EARLY.items() for day in days.split()])
+def test_every_early_close_of_ten_years(date):
+    "RSK-7: one by one, 13:15 for CME equity futures, 13:00 for shares; and gold, whose time nobody agrees on, is loaded and not traded."
+    s = one(date)
+    assert clock(s["close"])[4:] == clock(s["rth_close"])[4:] == "13:15" and s["shift"] == 3 * HOUR + 45 * MINUTE and s["known"] == 1
+    assert clock(one(date, "us_equity")["rth_close"])[4:] == "13:00"
+    gold = one(date, "cme_metals")
+    assert (gold["known"], gold["shift"], clock(gold["close"])[4:]) == (0, 0, "17:00")
+
+
+def test_there_are_no_other_early_closes():
+    "RSK-7: the list above is the whole of it."
+    t = session_table("2018-01-01", "2027-12-31")
+    assert [str(d) for d in t["date"][t["shift"] > 0].astype("M8[D]")] == [f"{year}-{day}" for year, days in EARLY.items() for day in days.split()]
+
+
+@pytest.mark.parametrize("monday, hour", [("2024-03-11", 22), ("2024-11-04", 23), ("2025-03-10", 22), ("2025-11-03", 23), ("2026-03-09", 22), ("2026-11-02", 23)])
+def test_weeks_of_the_clock_change(monday, hour):
+    "DAT-1: the Friday before keeps the old hour, the Monday after has the new one; every CME session lasts 23 hours and the coin's Sunday 23 or 25."
+    day = np.datetime64(monday)
+    friday, after = one(day - 3), one(day)
+    assert [int(s["open"] % DAY // HOUR) for s in (friday, after)] == [45 - hour, hour]
+    assert {int(s["close"] - s["open"]) for s in session_table(day - 7, day + 4)} == {23 * HOUR}
+    for s in session_table(day - 7, day + 4):
+        assert (clock(s["open"])[4:], clock(s["rth_open"])[4:], clock(s["close"])[4:]) == ("18:00", "09:30", "17:00")
+    coin = session_table(day - 7, day + 4, "crypto")
+    assert [int((s["close"] - s["open"]) // HOUR) for s in coin] == [24] * 6 + [23 if hour == 22 else 25] + [24] * 5
+
+
+def test_gold_keeps_the_dates_of_cme():
+    "DAT-10: gold has CME's trade dates, joins holidays likewise, and takes every hour that another calendar gives it; outside the doubtful days open and close agree with it."
+    gold, equity = session_table("2018-01-01", "2027-12-31", "cme_metals"), session_table("2018-01-01", "2027-12-31")
+    np.testing.assert_array_equal(gold["date"], equity["date"])
+    np.testing.assert_array_equal(gold["trade_from"], equity["trade_from"])
+    assert set(clock(x)[4:] for x in gold["close"]) == {"17:00"} and not gold["shift"].any() and (gold["known"] <= equity["known"]).all()
+    assert set(clock(x)[4:] for x in gold["halt"][gold["halt"] > gold["open"]]) == {"14:30"}
+    theirs = pandas_market_calendars.get_calendar("CMEGlobex_GC").schedule("2018-01-01", "2027-12-31")
+    starts, ends = (theirs[c].dt.tz_convert("UTC").dt.as_unit("ns").astype("int64").to_numpy() for c in ("market_open", "market_close"))
+    sessions_of(np.sort(np.concatenate([starts, ends - SECOND])), "cme_metals")  # raises at an hour that we refuse
+    theirs = dict(zip(theirs.index.strftime("%Y-%m-%d"), ends))
+    differ = {str(s["date"].astype("M8[D]")) for s in gold if s["known"] and theirs.get(str(s["date"].astype("M8[D]"))) != s["close"]}
+    assert differ == set()
+
+
+def test_a_coin_never_sleeps():
+    "DAT-10: every calendar day of the table, close = next open, always known; an instant on the edge belongs to the day that opens."
+    t = session_table(FIRST_DAY, LAST_DAY, "crypto")
+    np.testing.assert_array_equal(t["date"], np.arange(FIRST_DAY, LAST_DAY + 1).astype(int))
+    np.testing.assert_array_equal(t["open"][1:], t["close"][:-1])
+    assert t["known"].all() and not t["shift"].any() and (t["open"] == t["trade_from"]).all() and (t["open"] == t["halt"]).all()
+    assert set(clock(x)[4:] for x in t["rth_open"]) == {"09:30"} and set(clock(x)[4:] for x in t["rth_close"]) == {"16:00"}
+    assert not session_table("2028-01-01", "2028-12-31", "crypto")["known"].any()
+    year = t[(t["date"] >= np.datetime64("2024-01-01").astype(int)) & (t["date"] <= np.datetime64("2024-12-31").astype(int))]
+    ts = np.sort(np.concatenate([year["open"], year["close"] - SECOND]))
+    pointers, found = sessions_of(ts, "crypto")
+    np.testing.assert_array_equal(pointers, np.arange(len(year) + 1) * 2)
+    np.testing.assert_array_equal(found, year)
+    every = np.arange(year["open"][0], year["close"][-1], 61 * SECOND)          # nothing is ever outside
+    assert sessions_of(every, "crypto")[0][-1] == len(every)

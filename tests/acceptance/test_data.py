@@ -15,7 +15,7 @@ import mesbot.store
 import mesbot.tables
 from mesbot.bars import Imported, cut_bars, filter_hours, import_bars, load_bars, make_bars, n_bars, n_sessions, session_info, take_sessions, write_bars
 from mesbot.core import INSTRUMENTS, SECOND
-from mesbot.store import COLUMNS
+from mesbot.tickfile import COLUMNS
 
 HEADER = "ts,open,high,low,close,volume\n"
 GOOD = [f"2018-05-07T13:30:0{s}Z,2670.5,2670.75,2669.75,2670.5,{s}\n" for s in range(8)]
@@ -27,6 +27,7 @@ def fingerprint(folder):
 
 
 def same(a, b):
+    assert a[7:] == b[7:]  # symbol and length
     for name, x, y in zip(a._fields[:7], a[:7], b[:7]):
         np.testing.assert_array_equal(x, y, err_msg=name)
         assert x.dtype == y.dtype, name
@@ -52,7 +53,17 @@ BAD = {
     "missing column": ("bad.csv", (HEADER + "".join(GOOD)).replace("close", "last").encode(), {}, ["missing column close", "'last'"]),
     "missing stamp column": ("bad.csv", (HEADER + "".join(GOOD)).replace("ts", "when").encode(), {}, ["missing column a stamp", "'when'"]),
     "two open columns": ("bad.csv", (HEADER + "".join(GOOD)).replace("volume", "Open").encode(), {}, ["'open' is there 2 times"]),
-    "semicolons": ("bad.csv", (HEADER + "".join(GOOD)).replace(",", ";").encode(), {}, ["missing column"]),
+    "decimal comma": ("bad.csv", (HEADER.replace(",", ";") + "2018-05-07T13:30:00Z;2670,5;2670,75;2669,75;2670,5;1\n").encode(), {}, ["bad.csv line 2", "decimal point", "'2670,5'"]),
+    "decimal comma in text": ("bad.txt", b"20180507 133100;2670.5;2670.75;2669.75;2670.5;1\n20180507 133200;2670,5;2670,75;2669,75;2670,5;1\n", {}, ["bad.txt line 2", "open is not a number", "'2670,5'"]),
+    "all decimal commas in text": ("bad.txt", b"20180507 133100;2670,5;2670,75;2669,75;2670,5;1\n", {}, ["bad.txt line 1", "decimal point", "'2670,5'"]),
+    "text of another export": ("bad.txt", b"20180507 133100 0000000;2670.5;2670.5;2670.75;1\n", {}, ["bad.txt line 1: 5 columns", "yyyyMMdd HHmmss;open;high;low;close;volume"]),
+    "hourly bars": ("bad.csv", (HEADER + "".join(f"2018-05-07T{h:02}:00:00Z,2670.5,2670.75,2669.75,2670.5,1\n" for h in range(12))).encode(), {}, ["bars of 3600 s", "1 s and of 60 s"]),
+    "text in New York time read as UTC": ("bad.txt", "".join(f"20180507 {h}{m:02}00;2670.5;2670.75;2669.75;2670.5;1\n" for h in (16, 18, 19, 20, 21) for m in range(60)).encode(), {}, ["bad.txt line 242", "outside trading hours", "time zone"]),
+    "no such stamp column": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"column": "when"}, ["missing column when"]),
+    "contract of a CSV": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"contract": "ESU4"}, ["contract ESU4", "Databento"]),
+    "tick of another contract": ("bad.csv", (HEADER + "".join(GOOD)).replace("2670.5,", "2670.1,").encode(), {}, ["bad.csv line 2: open 2670.1 is not on ES's tick grid of 0.25", "--snap"]),
+    "no dbn": ("bad.dbn", b"DBN\x01not really", {}, ["cannot be read as DBN"]),
+    "no packed dbn": ("bad.dbn.zst", b"\x28\xb5\x2f\xfd????", {}, ["cannot be read as DBN"]),
     "unparsable stamp": ("bad.csv", spoilt(3, "7 May 2018,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 5", "'7 May 2018'", "2024-01-05T14:30:00Z"]),
     "missing stamp": ("bad.csv", spoilt(3, ",2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 5", "stamp is missing"]),
     "absurd year": ("bad.csv", spoilt(0, "0018-05-07T13:30:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 2", "0018"]),
@@ -79,7 +90,7 @@ BAD = {
     "fault after empty lines": ("bad.csv", spoilt(3, "\n\n2018-05-07T13:30:03Z,2670.5,oops,2669.75,2670.5,1"), {}, ["bad.csv line 7", "'oops'"]),
     "short row after empty lines": ("bad.csv", spoilt(3, "\n\n2018-05-07T13:30:03Z,2670.5"), {}, ["bad.csv line 7", "2 columns"]),
     "fault in windows lines": ("bad.csv", spoilt(3, "\n2018-05-07T13:30:03Z,2670.5,oops,2669.75,2670.5,1").replace(b"\n", b"\r\n"), {}, ["bad.csv line 6", "'oops'"]),
-    "unknown symbol": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"symbol": "DOGE"}, ["'DOGE'", "MES, ES, SPY"]),
+    "unknown symbol": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"symbol": "DOGE"}, ["'DOGE'", "known: MES, ES"]),
     "unknown zone": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"tz": "New York"}, ["'New York'", "America/New_York"]),
     "unknown convention": ("bad.csv", (HEADER + "".join(GOOD)).encode(), {"stamp": "middle"}, ["'middle'", "'open' or 'close'"]),
     "outside hours": ("bad.csv", spoilt(7, "2018-05-07T21:30:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "2018-05-07 17:30:00 New York", "closed 17:00-18:00"]),
@@ -87,7 +98,7 @@ BAD = {
     "weekend": ("bad.csv", spoilt(7, "2018-05-12T15:00:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "Fri 2018-05-11 17:00 to Sun 2018-05-13 18:00"]),
     "hour that happens twice": ("bad.csv", spoilt(7, "2018-11-04 01:30:00,2670.5,2670.75,2669.75,2670.5,1"), {"tz": "America/New_York"}, ["bad.csv line 9", "twice or never"]),
     "hour that never was": ("bad.csv", spoilt(7, "2019-03-10 02:30:00,2670.5,2670.75,2669.75,2670.5,1"), {"tz": "America/New_York"}, ["bad.csv line 9", "twice or never"]),
-    "unknown extension": ("bad.xlsx", b"x", {}, [".csv, .csv.gz, .parquet"]),
+    "unknown extension": ("bad.xlsx", b"x", {}, [".csv, .csv.gz, .txt, .txt.gz, .parquet, .dbn, .dbn.zst, .zip"]),
     "cut gzip": ("bad.csv.gz", gzip.compress((HEADER + "".join(GOOD) * 50).encode())[:-20], {}, ["cut off or damaged"]),
     "no gzip": ("bad.csv.gz", (HEADER + "".join(GOOD)).encode(), {}, ["cut off or damaged"]),
     "bytes that are no text": ("bad.csv", spoilt(3, "2018-05-07T13:30:03Z,2670.5,\xff\xfe,2669.75,2670.5,1").decode().encode("latin-1"), {}, []),
@@ -270,11 +281,11 @@ def test_conflict_is_refused(tmp_path):
 def test_failure_half_way_leaves_the_store(tmp_path, monkeypatch):
     "DAT-2: a full disk in the second month leaves the first as it was, and no litter."
     write_bars(seconds("2024-01-31 23:58", 60), tmp_path)
-    before, write = fingerprint(tmp_path), mesbot.store.write_month
+    before, write = fingerprint(tmp_path), mesbot.store.write_file
     def full_disk(path, *rest):
         write(path, *rest)
         if path.name.startswith("02"): raise OSError("no space left on device")
-    monkeypatch.setattr(mesbot.store, "write_month", full_disk)
+    monkeypatch.setattr(mesbot.store, "write_file", full_disk)
     with pytest.raises(OSError, match="no space"): write_bars(seconds("2024-01-31 23:59", 120), tmp_path)
     with pytest.raises(OSError, match="no space"): write_bars(seconds("2025-02-03 15:00", 60), tmp_path / "new" / "store")
     assert fingerprint(tmp_path) == before
@@ -306,11 +317,19 @@ def test_ranges(tmp_path):
 
 
 def test_minute_bars_are_not_taken_for_seconds(tmp_path):
-    "DAT-6: a file whose every stamp falls on the same second of its minute is refused."
+    "DAT-6: a file whose every stamp is whole minutes apart goes to the store of minutes, and nothing that counts in seconds takes it."
+    from mesbot.features import compute_features
+    from mesbot.labels import label_moves
+    from mesbot.sim import backtest
     file = tmp_path / "minutes.csv"
     file.write_text(HEADER + "".join(f"2018-05-07T13:{m}:00Z,2670.5,2670.75,2669.75,2670.5,1\n" for m in range(30, 50)))
-    with pytest.raises(ValueError, match="^minutes.csv: every stamp falls on the same second of its minute"): import_bars(file, "ES", tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+    assert import_bars(file, "ES", tmp_path / "store").bar_s == 60
+    assert [p.name for p in (tmp_path / "store/ES").iterdir()] == ["1m"]
+    bars = load_bars("ES", store=tmp_path / "store", series="1m")
+    assert (n_bars(bars), bars.bar_s) == (20, 60)
+    with pytest.raises(FileNotFoundError, match="no bars of ES in .*ES/1s"): load_bars("ES", store=tmp_path / "store")
+    for call in (compute_features, label_moves, lambda b: backtest(b, np.full((20, 3), 1 / 3))):
+        with pytest.raises(ValueError, match="one-second bars are needed, got bars of 60 s"): call(bars)
 
 
 def test_days_the_calendar_does_not_know_are_counted(tmp_path):
