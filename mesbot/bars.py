@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['write_bars', 'LoadSize', 'load_size', 'load_bars', 'iter_bars', 'Imported', 'import_bars', 'audit_store',
-           'migrate_bars']
+           'migrate_bars', 'Audit', 'BarStream', 'Bars', 'audit_bars', 'check_rows', 'check_seconds', 'cut_bars',
+           'data_hash', 'filter_hours', 'hours_mask', 'make_bars', 'n_bars', 'n_sessions', 'raw_bars', 'read_bars',
+           'resample_bars', 'session_info', 'stored_span', 'take_sessions', 'trades_to_bars']
 
 # %% ../nbs/03_bars.ipynb #72d182b8
 import datetime as dt
@@ -31,7 +33,11 @@ from .store import bars_folder, count_rows, load_columns, manifest_faults, store
 from .tickfile import ROW_BYTES, SERIES, is_store_file, write_file
 from .ticks import BarStream, trades_to_bars
 
-# %% ../nbs/03_bars.ipynb #dd24d6d3
+# %% ../nbs/03_bars.ipynb #19a39f6f
+_all_ = ["Audit", "BarStream", "Bars", "audit_bars", "check_rows", "check_seconds", "cut_bars", "data_hash", "filter_hours", "hours_mask", "make_bars", "n_bars", "n_sessions",
+         "raw_bars", "read_bars", "resample_bars", "session_info", "stored_span", "take_sessions", "trades_to_bars"]
+
+# %% ../nbs/03_bars.ipynb #40947d69
 def write_bars(
     bars: Bars,                 # n bars, any number of sessions, whole or cut
     store: Path | str = "data", # root of the store, made when it does not exist
@@ -44,7 +50,7 @@ def write_bars(
     if SERIES.get(series, bars.bar_s) != bars.bar_s: raise ValueError(f"series {series} has bars of {SERIES[series]} s, got bars of {bars.bar_s} s")
     return write_columns(list(bars[:6]), bars.symbol, store, where, series, source)
 
-# %% ../nbs/03_bars.ipynb #7618fe0e
+# %% ../nbs/03_bars.ipynb #d1d2132d
 def _instant(
     value: str | dt.date | int, # "2024-01-08" or datetime.date: trade date; "2024-01-08T14:30", datetime, Timestamp: UTC instant; int: ns
     hours: str,                 # a key of `calendar.HOURS`
@@ -62,7 +68,7 @@ def _instant(
         raise ValueError(f"start and end must look like 2024-01-08 (trade date) or 2024-01-08T14:30 (UTC), got {value!r}")
     return int((time.tz_localize("UTC") if time.tz is None else time).as_unit("ns").value)
 
-# %% ../nbs/03_bars.ipynb #f272a6d8
+# %% ../nbs/03_bars.ipynb #b0a5dba4
 class LoadSize(NamedTuple):
     "What a load would take."
     rows: int            # bars, rounded up to whole groups of rows
@@ -108,7 +114,7 @@ def _check_memory(
     if size.needed_mb > size.available_mb:
         raise ValueError(f"{size.rows:,} bars need {size.needed_mb:,.0f} MB and {size.available_mb:,.0f} MB are free; load a shorter range, or a part at a time with iter_bars")
 
-# %% ../nbs/03_bars.ipynb #3acf34dc
+# %% ../nbs/03_bars.ipynb #d8f1ca66
 def _file_columns(
     path: Path,       # a parquet file, prices in points
     symbol: str,
@@ -143,7 +149,7 @@ def load_bars(
     has = "" if Path(store).is_file() else "; the store has {} to {}".format(*map(utc_text, stored_span(symbol, store, series)))
     raise ValueError(f"no {kind} of {symbol} {range_}{has}")
 
-# %% ../nbs/03_bars.ipynb #f09c5ff0
+# %% ../nbs/03_bars.ipynb #727c8839
 def iter_bars(
     symbol: str,                              # a key of `core.INSTRUMENTS`
     start: str | dt.date | int | None = None, # as for `load_bars`
@@ -167,7 +173,7 @@ def iter_bars(
         bars = filter_hours(Bars(ts, *rest, sessions_of(ts, instrument(symbol).hours)[0], symbol, SERIES[series]), session)[0]
         if n_bars(bars): yield bars
 
-# %% ../nbs/03_bars.ipynb #adb8a113
+# %% ../nbs/03_bars.ipynb #b4b83251
 class Imported(NamedTuple):
     "What an import did."
     rows: int         # bars of the file, or its quotes
@@ -206,7 +212,7 @@ def import_bars(
     unknown = int((session_info(bars)["known"] == 0).sum())
     return Imported(n_bars(bars) + left_out, added, int(bars.ts[0]), int(bars.ts[-1]), n_sessions(bars), bool(bars.volume.any()), unknown, bars.bar_s, *snapped, tuple(parts), left_out, trades)
 
-# %% ../nbs/03_bars.ipynb #b327e7cd
+# %% ../nbs/03_bars.ipynb #a6b6d8f0
 def audit_store(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store
@@ -221,7 +227,7 @@ def audit_store(
     row = finding("manifest", len(strange), None, f"Months differ from the manifest: {'; '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}.")
     return audit._replace(ok=False, findings=pd.concat([pd.DataFrame([row]), audit.findings], ignore_index=True))
 
-# %% ../nbs/03_bars.ipynb #b637122e
+# %% ../nbs/03_bars.ipynb #aecb4b2a
 def _check_copy(
     bars: Bars,  # what was copied
     copy: Path,  # a store or a file

@@ -45,7 +45,7 @@ def write_file(
     meta = {"mesbot.symbol": symbol, "mesbot.tick": f"{instrument(symbol).tick:g}", "mesbot.series": series}
     table = pa.Table.from_arrays([pa.array(c) for c in columns], schema=_SCHEMA.with_metadata(meta))
     with path.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_page_checksum=True, row_group_size=1 << 18,  # rows a core reads at a time
+        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_page_checksum=True, row_group_size=1 << 17,  # rows a core reads at a time
                        column_encoding=dict.fromkeys(COLUMNS, "DELTA_BINARY_PACKED"))
     sync(path)
 
