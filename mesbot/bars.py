@@ -30,6 +30,7 @@ from .resample import resample_bars
 from .sessions import (Bars, check_rows, check_seconds, cut_bars, data_hash, filter_hours, hours_mask, make_bars, n_bars, n_sessions,
                              session_info, take_sessions)
 from .store import bars_folder, count_rows, load_columns, manifest_faults, stored_files, stored_span, write_columns, write_together
+from .tables import usual_stamp
 from .tickfile import ROW_BYTES, SERIES, is_store_file, write_file
 from .ticks import BarStream, trades_to_bars
 
@@ -205,7 +206,7 @@ def import_bars(
     parts, snapped, where, left_out, trades = read_bars(path, symbol, tz, stamp, snap, column, contract)
     bars = next(iter(parts.values()))  # the bid of quotes, whose stamps are the ask's too
     with path.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
-    said = {"tz": tz, "stamp": stamp, "column": column, "contract": contract, "snapped": snapped.prices or None, "snapped_points": snapped.points or None}
+    said = {"tz": tz or "UTC", "stamp": stamp or usual_stamp(path), "column": column, "contract": contract, "snapped": snapped.prices or None, "snapped_points": snapped.points or None}
     source = {"file": path.name, "sha256": digest, "rows": n_bars(bars) + left_out} | {key: value for key, value in said.items() if value is not None}
     try: added = write_together({series: list(part[:6]) for series, part in parts.items()}, symbol, store, where, source)
     except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f"{path.name}: {e}") from None

@@ -22,6 +22,7 @@ from .bars import import_bars, stored_span
 from .calendar import session_table, utc_text
 from .core import instrument
 from .rolls import RULES, front_contracts
+from .tickfile import sync
 from .vendor import DATASET, GRID, SCHEMA, FixTheConfig, Piece, RetryLater, ask, connect, fetch, rename_durably
 
 # %% ../nbs/03c_download.ipynb #b6b33dd3
@@ -78,10 +79,8 @@ def _write_durably(
 ) -> None:
     "A file with these bytes or, after a crash, the old one."
     aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    aside.write_bytes(data)
+    sync(aside)
     rename_durably(aside, path)
 
 def _save(
@@ -158,6 +157,21 @@ def _take_in_left_over(
     return sum(_take_in(path, piece, symbol, store, ledger) for piece, path in found if piece and piece[:3] not in done)
 
 # %% ../nbs/03c_download.ipynb #143d5723
+def _take_in_again(
+    ranges: list,      # (start, end), ns UTC
+    symbol: str,       # a key of `core.INSTRUMENTS`
+    store: Path | str, # root of the store
+    ledger: _Ledger,   # loses the pieces whose answer is gone
+) -> int: # how many bars are new
+    "Import the kept answers that touch these ranges once more."
+    added = 0
+    for piece in [p for p in ledger.done if p.records and any(a < p.end and p.start < b for a, b in ranges)]:
+        path = ledger.folder / _file_name(piece)
+        if path.exists(): added += _import_month(path, symbol, piece.series, store)[1]
+        else: ledger.done.remove(piece)
+    return added
+
+# %% ../nbs/03c_download.ipynb #dd533e13
 def _utc(
     time, # "2024-01-08" (00:00 UTC of that day), "2024-01-08T14:30" (UTC unless it says otherwise), a date, datetime or ns
 ) -> int: # ns UTC
@@ -186,7 +200,7 @@ def _plan(
         plan.append(piece._replace(records=int(records), cost_usd=float(ask(client, lambda: client.metadata.get_cost(**piece.asked), sleep)) if records else 0.0))
     return plan
 
-# %% ../nbs/03c_download.ipynb #dd533e13
+# %% ../nbs/03c_download.ipynb #9b6f0a94
 class Downloaded(NamedTuple):
     "What a download did."
     requests: int   # answers fetched
@@ -208,7 +222,7 @@ def _agree(
     if not yes and max_cost_usd is None: raise FixTheConfig(f"{price}: agree with --yes, or set a limit with --max-cost; nothing was downloaded")
     return cost
 
-# %% ../nbs/03c_download.ipynb #9b6f0a94
+# %% ../nbs/03c_download.ipynb #ddc320a0
 def _ranges(
     start,             # see `_utc`; None = after the last stored bar
     end,               # see `_utc`; None = the newest there is
@@ -229,7 +243,7 @@ def _after_last(
     try: return stored_span(symbol, store)[1] + 1
     except FileNotFoundError: raise ValueError(f"start is missing, and the store {store} has no bars of {symbol} to go on from") from None
 
-# %% ../nbs/03c_download.ipynb #c5b21442
+# %% ../nbs/03c_download.ipynb #3ca63fc5
 def download(
     symbol: str,                         # a key of `core.INSTRUMENTS`, a CME future
     start=None,                          # "2024-01-08" (00:00 UTC of that day), "2024-01-08T14:30", a date, datetime or ns; None = after the last stored bar
@@ -253,7 +267,7 @@ def download(
     try:
         with FileLock(folder / "lock", timeout=0):
             ledger = _open_ledger(folder, roll)
-            added = _take_in_left_over(symbol, store, ledger)
+            added = _take_in_left_over(symbol, store, ledger) + (_take_in_again(ranges, symbol, store, ledger) if gaps else 0)
             plan = _plan(client, symbol, [(_after_last(symbol, store) if a is None else a, b) for a, b in ranges], ledger, sleep)
             cost = _agree(plan, yes or not plan, max_cost_usd, show)
             _save(ledger)

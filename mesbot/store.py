@@ -108,7 +108,9 @@ def _settle(
     "Finish a write that has happened, take back one that has not."
     plan = folder / "manifest.next.json"
     if plan.exists():
-        for aside in folder.glob("*/*.parquet.next"): os.replace(aside, aside.with_suffix(""))
+        asides = list(folder.glob("*/*.parquet.next"))
+        for aside in asides: os.replace(aside, aside.with_suffix(""))
+        for year in {aside.parent for aside in asides}: sync(year)  # the plan goes only when the months are there to stay
         os.replace(plan, folder / "manifest.json")
         sync(folder)
     for litter in [*folder.glob("*/*.next"), *folder.glob("*.part")]: litter.unlink()
@@ -162,6 +164,7 @@ def _stage(
         text = {"symbol": symbol, "tick": inst.tick, "series": series, "months": dict(sorted(months.items())), "sources": sources}
         (folder / "manifest.part").write_text(json.dumps(text, indent=1) + "\n")
         sync(folder / "manifest.part")
+        sync(folder)
     return added
 
 def _commit(
@@ -199,7 +202,7 @@ def write_columns(
     "`write_together` of one series."
     return write_together({series: columns}, symbol, store, where, source)
 
-# %% ../nbs/02g_store.ipynb #faa47d9b
+# %% ../nbs/02g_store.ipynb #60d23a6c
 def stored_files(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store, or one file with everything in it
@@ -223,7 +226,7 @@ def stored_span(
         with open_file(path, instrument(symbol), series) as (_, footer): return footer.row_group(group % footer.num_row_groups).column(0).statistics
     return stamps(first, 0).min, stamps(last, -1).max
 
-# %% ../nbs/02g_store.ipynb #d7f7f129
+# %% ../nbs/02g_store.ipynb #d52a75ea
 def _files_touched(
     symbol: str,
     low: int | None,    # ns UTC, included

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from .calendar import MINUTE, utc_text
 from .cells import first_fault
 from .dbn import databento_modules, instruments, open_dbn, record_pieces, records_of
+from .tickfile import sync
 
 # %% ../nbs/03b_vendor.ipynb #c73fd9dd
 class RetryLater(OSError): "The server or the line is at fault: run the same command again later."
@@ -92,9 +93,7 @@ def rename_durably(
 ) -> None:
     "A new name that survives a crash."
     os.replace(old, new)
-    folder = os.open(new.parent, os.O_RDONLY)
-    try: os.fsync(folder)
-    finally: os.close(folder)
+    sync(new.parent)
 
 # %% ../nbs/03b_vendor.ipynb #ac639e8c
 def _check_answer(
@@ -131,6 +130,6 @@ def fetch(
         _check_answer(part, piece)
     try:
         ask(client, once, sleep)
-        with part.open("rb+") as file: os.fsync(file.fileno())
+        sync(part)
         rename_durably(part, path)
     finally: part.unlink(missing_ok=True)

@@ -96,6 +96,8 @@ BAD = {
     "outside hours": ("bad.csv", spoilt(7, "2018-05-07T21:30:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "2018-05-07 17:30:00 New York", "closed 17:00-18:00"]),
     "wrong zone": ("bad.csv", (HEADER + "".join(GOOD)).replace("Z", "").encode(), {"tz": "America/Anchorage"}, ["bad.csv line 2", "17:30:00 New York", "time zone"]),
     "weekend": ("bad.csv", spoilt(7, "2018-05-12T15:00:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "Fri 2018-05-11 17:00 to Sun 2018-05-13 18:00"]),
+    "holiday": ("bad.csv", spoilt(7, "2018-12-25T15:00:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "closed Mon 2018-12-24 13:15 to Tue 2018-12-25 18:00"]),
+    "after a holiday's halt": ("bad.csv", spoilt(7, "2018-05-28T17:00:00Z,2670.5,2670.75,2669.75,2670.5,1"), {}, ["bad.csv line 9", "2018-05-28 13:00:00 New York", "closed 13:00-18:00"]),
     "hour that happens twice": ("bad.csv", spoilt(7, "2018-11-04 01:30:00,2670.5,2670.75,2669.75,2670.5,1"), {"tz": "America/New_York"}, ["bad.csv line 9", "twice or never"]),
     "hour that never was": ("bad.csv", spoilt(7, "2019-03-10 02:30:00,2670.5,2670.75,2669.75,2670.5,1"), {"tz": "America/New_York"}, ["bad.csv line 9", "twice or never"]),
     "unknown extension": ("bad.xlsx", b"x", {}, [".csv, .csv.gz, .txt, .txt.gz, .parquet, .dbn, .dbn.zst, .zip"]),

@@ -184,6 +184,19 @@ def test_gap_backfill(whole, tmp_path, desk):
     with pytest.raises(ValueError, match="not both"): fetch(desk, tmp_path, "2024-01-01", gaps=gaps)
 
 
+def test_rows_lost_from_the_store_come_back(whole, tmp_path, desk):
+    "DAT-7: a month that went missing is filled from the kept answer without a request; without that answer it is asked for again."
+    fetch(desk, tmp_path)
+    february, gaps = tmp_path / "MES/1s/2024/02.parquet", [(ns("2024-02-14T15:00"), ns("2024-02-14T15:10"))]
+    for kept, requests in ((True, 0), (False, 1)):
+        february.unlink()
+        if not kept: next(tmp_path.glob("MES/downloads/*20240201T000000_2024*.dbn.zst")).unlink()
+        desk.seen.clear()
+        done = fetch(desk, tmp_path, None, gaps=gaps)
+        assert (done.requests, len(desk.asked())) == (requests, requests) and done.added > 0
+        if kept: assert bars_in(tmp_path) == {name: data for name, data in whole.items() if name.endswith(".parquet")}
+
+
 def test_contracts_by_a_calendar_rule(tmp_path):
     "DAT-7: by rule monday each contract is asked for in its own sessions only; another rule for the same store is refused."
     from mesbot.calendar import session_table

@@ -240,6 +240,10 @@ def test_the_manifest_says_where_rows_come_from(tmp_path):
     assert source["file"] == "a.csv" and source["sha256"] == hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest() and source["rows"] == source["added"] == 2
     assert (source["tz"], source["stamp"], source["snapped"]) == ("America/New_York", "close", 1) and abs(source["snapped_points"] - 0.05) < 1e-9 and done.snapped == 1
     assert load_bars("MES", store=tmp_path / "store").ts[0] == pd.Timestamp("2024-01-05 14:30", tz="UTC").value
+    (tmp_path / "b.txt").write_text("20240108 143100;4750;4750;4750;4750;1\n20240108 143200;4750;4750;4750;4750;1\n")
+    import_bars(tmp_path / "b.txt", "MES", tmp_path / "store")
+    [source] = read_manifest(bars_folder("MES", tmp_path / "store", "1m"))["sources"]
+    assert (source["tz"], source["stamp"]) == ("UTC", "close")   # said even when nobody chose them
     before = fingerprint(tmp_path)
     assert import_bars(tmp_path / "a.csv", "MES", tmp_path / "store", tz="America/New_York", stamp="close", snap=True).added == 0
     assert fingerprint(tmp_path) == before
