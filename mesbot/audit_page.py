@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .audit import Audit
-from .calendar import ny_time
-from .core import SECOND
+from .calendar import session_table
+from .core import SECOND, instrument
 from .findings import many
 
 # %% ../nbs/02o_audit_page.ipynb #440fc2d0
@@ -46,12 +46,13 @@ def audit_text(
     return "\n".join(lines)
 
 # %% ../nbs/02o_audit_page.ipynb #86d9db5b
-def _hole_dates(
-    audit: Audit, # from `audit_bars`
-) -> np.ndarray: # positions in `completeness`
-    "The trade dates that have a stretch to fetch again."
-    clock = ny_time(audit.gaps[:, 0]) + pd.Timedelta(hours=6)  # 18:00 begins the next day
-    return np.unique(np.minimum(audit.completeness.index.searchsorted(clock.tz_localize(None).normalize()), len(audit.completeness) - 1))
+def _on_dates(
+    audit: Audit,   # from `audit_bars`, with at least one trade date
+    ts: np.ndarray, # (k,) int64 ns UTC, inside trading hours
+) -> np.ndarray: # positions among the trade dates, each once
+    "On which trade dates these instants lie."
+    table = session_table(audit.days.index[0].date(), audit.days.index[-1].date(), instrument(audit.symbol).hours)
+    return np.unique(np.maximum(np.searchsorted(table["open"], ts, "right") - 1, 0))
 
 def heat_map(
     audit: Audit, # from `audit_bars`, with a share for at least one hour
@@ -67,7 +68,7 @@ def heat_map(
     ax.set_facecolor("#d5dae0")
     colours = LinearSegmentedColormap.from_list("share", [(0, "#b3402e"), *([(0.2, "#f0c9a0"), (0.4, "#eef2f5")] if audit.bar_s == 1 else [(0.99, "#f0c9a0")]), (1, "#3f7cac")])
     image = ax.imshow(np.ma.masked_invalid(share.to_numpy().T), aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap=colours)
-    holes = _hole_dates(audit)
+    holes = _on_dates(audit, audit.gaps[:, 0])
     if len(holes): ax.plot(holes, np.full(len(holes), 1.02), "v", ms=5, color="#b3402e", clip_on=False, transform=ax.get_xaxis_transform())
     ax.set(xlim=(-0.5, m - 0.5), ylim=(len(share.columns) - 0.5, -0.5))
     ticks = np.flatnonzero(np.diff(dates.month, prepend=0)) if m > 60 else np.arange(0, m, max(1, m // 10))
@@ -93,8 +94,7 @@ def price_line(
     x = np.arange(len(close))
     ax.plot(x, close, lw=1, color="#57606a", marker="o" if len(close) <= 60 else None, ms=3)
     for kind, mark, colour in (("spike", "^", "#b3402e"), ("jump", "D", "#b3402e"), ("roll_jump", "s", "#2f6fb0")):
-        clock = ny_time(audit.places.loc[audit.places["kind"] == kind, "ts"].to_numpy(np.int64)) + pd.Timedelta(hours=6)
-        at = np.unique(np.minimum(close.index.searchsorted(clock.tz_localize(None).normalize()), len(close) - 1))
+        at = _on_dates(audit, audit.places.loc[audit.places["kind"] == kind, "ts"].to_numpy(np.int64))
         if len(at): ax.plot(x[at], close.iloc[at], mark, ms=5, color=colour, label=f"day with a {kind.replace('_', ' ')}", ls="")
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=8, frameon=False)
     ticks = np.unique(np.linspace(0, len(close) - 1, min(len(close), 9)).astype(int))

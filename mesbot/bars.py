@@ -23,13 +23,13 @@ import psutil
 
 from .audit import Audit, audit_bars
 from .calendar import as_date, row_name, session_table, sessions_of, utc_text
-from .core import SECOND, instrument
+from .core import instrument
 from .findings import finding
-from .importers import raw_bars, read_bars
+from .importers import raw_bars, read_bars, usual_zone
 from .resample import resample_bars
 from .sessions import (Bars, check_rows, check_seconds, cut_bars, data_hash, filter_hours, hours_mask, make_bars, n_bars, n_sessions,
                              session_info, take_sessions)
-from .store import bars_folder, count_rows, load_columns, manifest_faults, stored_files, stored_span, write_columns, write_together
+from .store import bars_folder, count_rows, load_columns, manifest_faults, read_manifest, stored_span, write_columns, write_together
 from .tables import usual_stamp
 from .tickfile import ROW_BYTES, SERIES, is_store_file, write_file
 from .ticks import BarStream, trades_to_bars
@@ -65,9 +65,19 @@ def _instant(
         return int(session_table(as_date(value), as_date(value) + 10, hours)["open"][0])
     try: time = pd.NaT if isinstance(value, (bool, float)) else pd.Timestamp(value)
     except (ValueError, TypeError): time = pd.NaT
-    if time is pd.NaT or isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
+    if time is pd.NaT or not 1900 <= time.year < 2200 or isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
         raise ValueError(f"start and end must look like 2024-01-08 (trade date) or 2024-01-08T14:30 (UTC), got {value!r}")
     return int((time.tz_localize("UTC") if time.tz is None else time).as_unit("ns").value)
+
+def _range(
+    symbol: str,
+    start: str | dt.date | int | None,
+    end: str | dt.date | int | None,
+) -> tuple: # ns UTC or None, twice
+    "Both ends as instants; ValueError when they are the wrong way round."
+    low, high = (None if t is None else _instant(t, instrument(symbol).hours) for t in (start, end))
+    if None not in (low, high) and low >= high: raise ValueError(f"start must be before end, got {start} and {end}")
+    return low, high
 
 # %% ../nbs/03_bars.ipynb #b0a5dba4
 class LoadSize(NamedTuple):
@@ -76,11 +86,16 @@ class LoadSize(NamedTuple):
     needed_mb: float     # memory of the bars
     available_mb: float  # memory that is free for a program
 
-def _available_bytes() -> int:
+def _available_bytes(
+    group: Path = Path("/sys/fs/cgroup"), # where a container says what it may take
+) -> int:
     "Memory this process may still take: the machine's, or what a container leaves of it."
-    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    try: return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    free = psutil.virtual_memory().available
+    try:
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)  # is given back when it is needed
     except (OSError, ValueError): return free  # no container, or one without a limit
+    return min(free, most - used + (int(cached[1]) if cached else 0))
 
 def load_size(
     symbol: str,                              # a key of `core.INSTRUMENTS`
@@ -93,27 +108,19 @@ def load_size(
     rows = count_rows(symbol, *_range(symbol, start, end), store, series)
     return LoadSize(rows, rows * ROW_BYTES / 1e6, _available_bytes() / 1e6)
 
-def _range(
-    symbol: str,
-    start: str | dt.date | int | None,
-    end: str | dt.date | int | None,
-) -> tuple: # ns UTC or None, twice
-    "Both ends as instants; ValueError when they are the wrong way round."
-    low, high = (None if t is None else _instant(t, instrument(symbol).hours) for t in (start, end))
-    if None not in (low, high) and low >= high: raise ValueError(f"start must be before end, got {start} and {end}")
-    return low, high
-
 def _check_memory(
     symbol: str,
     start: str | dt.date | int | None,
     end: str | dt.date | int | None,
     store: Path | str,
     series: str,
+    times: float = 1.0, # how often the bars are in memory while they are worked on
 ) -> None:
     "ValueError when a load would not fit."
     size = load_size(symbol, start, end, store, series)
-    if size.needed_mb > size.available_mb:
-        raise ValueError(f"{size.rows:,} bars need {size.needed_mb:,.0f} MB and {size.available_mb:,.0f} MB are free; load a shorter range, or a part at a time with iter_bars")
+    needed_mb = size.needed_mb * times
+    if needed_mb > size.available_mb:
+        raise ValueError(f"{size.rows:,} bars need {needed_mb:,.0f} MB and {size.available_mb:,.0f} MB are free; load a shorter range, or a part at a time with iter_bars")
 
 # %% ../nbs/03_bars.ipynb #d8f1ca66
 def _file_columns(
@@ -142,7 +149,7 @@ def load_bars(
     low, high = _range(symbol, start, end)
     if Path(store).is_file() and not is_store_file(store): ts, *rest = _file_columns(Path(store), symbol, low, high, series)
     else:
-        _check_memory(symbol, low, high, store, series)
+        _check_memory(symbol, low, high, store, series, times=2 if session else 1)
         ts, *rest = load_columns(symbol, low, high, store, series)
     bars = filter_hours(Bars(ts, *rest, sessions_of(ts, instrument(symbol).hours)[0], symbol, SERIES[series]), session)[0]
     if n_bars(bars): return bars
@@ -175,6 +182,20 @@ def iter_bars(
         if n_bars(bars): yield bars
 
 # %% ../nbs/03_bars.ipynb #b4b83251
+def _check_read_alike(
+    symbol: str,       # a key of `core.INSTRUMENTS`
+    store: Path | str, # root of the store
+    parts: dict,       # series -> bars of the file
+    source: dict,      # what the manifest will say of the file
+) -> None:
+    "ValueError when the store has the same file, read in another way: its bars would stand there twice."
+    def way(said): return tuple(said.get(key) for key in ("tz", "stamp", "column"))
+    for series in parts:
+        for said in read_manifest(bars_folder(symbol, store, series))["sources"]:
+            if said.get("sha256") == source["sha256"] and way(said) != way(source):
+                raise ValueError(f"this file is in the store already, read with tz {said.get('tz')} and stamp {said.get('stamp')}; now it is tz {source['tz']} and stamp {source['stamp']}")
+
+# %% ../nbs/03_bars.ipynb #50b7e266
 class Imported(NamedTuple):
     "What an import did."
     rows: int         # bars of the file, or its quotes
@@ -206,37 +227,43 @@ def import_bars(
     parts, snapped, where, left_out, trades = read_bars(path, symbol, tz, stamp, snap, column, contract)
     bars = next(iter(parts.values()))  # the bid of quotes, whose stamps are the ask's too
     with path.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
-    said = {"tz": tz or "UTC", "stamp": stamp or usual_stamp(path), "column": column, "contract": contract, "snapped": snapped.prices or None, "snapped_points": snapped.points or None}
+    said = {"tz": tz or usual_zone(path), "stamp": stamp or usual_stamp(path), "column": column, "contract": contract, "snapped": snapped.prices or None, "snapped_points": snapped.points or None}
     source = {"file": path.name, "sha256": digest, "rows": n_bars(bars) + left_out} | {key: value for key, value in said.items() if value is not None}
+    try: _check_read_alike(symbol, store, parts, source)
+    except ValueError as e: raise ValueError(f"{path.name}: {e}") from None
     try: added = write_together({series: list(part[:6]) for series, part in parts.items()}, symbol, store, where, source)
     except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f"{path.name}: {e}") from None
     unknown = int((session_info(bars)["known"] == 0).sum())
     return Imported(n_bars(bars) + left_out, added, int(bars.ts[0]), int(bars.ts[-1]), n_sessions(bars), bool(bars.volume.any()), unknown, bars.bar_s, *snapped, tuple(parts), left_out, trades)
 
-# %% ../nbs/03_bars.ipynb #a6b6d8f0
+# %% ../nbs/03_bars.ipynb #aecb4b2a
 def audit_store(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store
     series: str = "1s",         # a key of `store.SERIES`
 ) -> Audit:
     "What is wrong or worth knowing about the stored bars; FileNotFoundError when there are none, ValueError for a damaged month or bars that do not fit into memory."
-    _check_memory(symbol, None, None, store, series)
+    _check_memory(symbol, None, None, store, series, times=1.7)
     columns = load_columns(symbol, store=store, series=series)
     audit = audit_bars(Bars(*columns, sessions_of(columns[0], instrument(symbol).hours)[0], symbol, SERIES[series]))
-    strange = manifest_faults(bars_folder(symbol, store, series))
+    strange = [] if Path(store).is_file() else manifest_faults(bars_folder(symbol, store, series))
     if not strange: return audit
     row = finding("manifest", len(strange), None, f"Months differ from the manifest: {'; '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}.")
     return audit._replace(ok=False, findings=pd.concat([pd.DataFrame([row]), audit.findings], ignore_index=True))
 
-# %% ../nbs/03_bars.ipynb #aecb4b2a
+# %% ../nbs/03_bars.ipynb #f63cea58
 def _check_copy(
     bars: Bars,  # what was copied
     copy: Path,  # a store or a file
     series: str, # as what
 ) -> None:
-    "Read a copy back; ValueError when a row differs."
-    again = load_bars(bars.symbol, int(bars.ts[0]), int(bars.ts[-1]) + 1, store=copy, series=series)
-    if not all(np.array_equal(a, b) for a, b in zip(bars[:6], again[:6])): raise ValueError(f"the rows of {copy} are not those of its source; do not use it")
+    "Read a copy back, a part at a time; ValueError when a row is missing or differs. The target may have other rows too."
+    same = 0
+    for part in iter_bars(bars.symbol, int(bars.ts[0]), int(bars.ts[-1]) + 1, store=copy, series=series):
+        a, b = np.searchsorted(bars.ts, [part.ts[0], part.ts[-1] + 1])
+        at = np.searchsorted(part.ts, bars.ts[a:b])
+        same += int(np.all([x[a:b] == y[at] for x, y in zip(bars[:6], part[:6])], axis=0).sum())
+    if same < n_bars(bars): raise ValueError(f"the rows of {copy} are not those of its source; do not use it")
 
 def migrate_bars(
     source: Path | str, # a store, or a parquet file
@@ -244,8 +271,9 @@ def migrate_bars(
     symbol: str,        # a key of `core.INSTRUMENTS`
     series: str = "1s", # a key of `store.SERIES`
 ) -> int: # how many rows are now in both
-    "Copy all bars of `symbol` between a store and one file and compare every row; ValueError and OSError leave the target as it was."
+    "Copy all bars of `symbol` between a store and one file and compare every row; ValueError and OSError leave the target as it was, but for a copy that does not read back."
     source, target = Path(source), Path(target)
+    if source.is_file() == (target.suffix == ".parquet"): raise ValueError(f"one side must be a store and the other a .parquet file, got {source} and {target}")
     bars = load_bars(symbol, store=source, series=series)
     if source.is_file():
         write_bars(bars, target, source={"file": source.name, "rows": n_bars(bars)}, series=series)

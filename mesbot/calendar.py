@@ -36,6 +36,8 @@ def utc_text(
     "An instant for an error message."
     return f"{np.datetime64(int(ts), 'ns')}".removesuffix(".000000000") + "Z"
 
+_FIRST_YEAR, _LAST_YEAR = np.datetime64("1900-01-01"), np.datetime64("2200-01-01")  # far inside what nanoseconds can count
+
 def as_date(
     date: str | dt.date | np.datetime64, # "2024-01-31" or a date
 ) -> np.datetime64: # the day
@@ -43,6 +45,7 @@ def as_date(
     try: day = np.datetime64(date, "D")
     except (ValueError, TypeError): day = np.datetime64("NaT")
     if np.isnat(day): raise ValueError(f"a date must look like 2024-01-31, got {date!r}")
+    if not _FIRST_YEAR <= day < _LAST_YEAR: raise ValueError(f"a date must lie between {_FIRST_YEAR} and {_LAST_YEAR}, got {date}")
     return day
 
 def utc_ns(
@@ -229,8 +232,9 @@ def next_trade_dates(
     n: int,                               # how many trade dates, >= 0
     hours: str = "cme_equity",            # a key of `HOURS`
 ) -> np.ndarray: # (n,) SESSION, all with known = 1
-    "The first `n` trade dates from `first` on that may be traded; ValueError for no date, unknown hours, or a table that ends before."
+    "The first `n` trade dates from `first` on that may be traded; ValueError for no date, unknown hours, n < 0, or a table that ends before."
     first = as_date(first)
+    if n < 0: raise ValueError(f"n must be >= 0, got {n}")
     table = session_table(first, max(first, LAST_DAY), hours)
     table = table[table["known"] == 1]
     if len(table) < n: raise ValueError(f"asked for {n} trade dates from {first}, the calendar knows {len(table)}: it ends on {LAST_DAY}")

@@ -103,7 +103,7 @@ def bench(
     rows: Annotated[int, typer.Option(help="How many bars.", min=1000, show_default="33,200,000: two years")] = None,
     folder: Annotated[Path, typer.Option(help="Where the test files go, some 20 bytes a bar.", show_default="a temporary folder")] = None,
 ):
-    "Measure every speed and memory promise on this machine, each ratio in one run; some minutes."
+    "Measure how fast and how lean the store loads on this machine, each ratio in one run; about a minute."
     import json
 
     from mesbot.bench import ROWS, bench_load, bench_text, machine

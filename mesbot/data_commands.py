@@ -66,7 +66,7 @@ def data_import(
     kind = "quote" if len(done.series) > 1 else "minute bar" if done.bar_s == 60 else "bar"
     made = f" made of {done.trades:,} trades" if done.trades else ""
     typer.echo(f"{file.name}: {done.rows:,} {kind}{'s' * (done.rows != 1)} of {symbol}{made} in {done.sessions} session{'s' * (done.sessions != 1)}, {first} to {last} New York; {done.added:,} new in {store}")
-    if done.snapped: typer.echo(f"{done.snapped:,} prices were not on the tick grid and were rounded, by {done.snapped_points:.6g} points at most")
+    if done.snapped: typer.echo(f"prices not on the tick grid and rounded: {done.snapped:,}, by {done.snapped_points:.6g} points at most")
     if done.left_out: typer.echo(f"{done.left_out} at the second of the close left out: nothing trades on it")
     if done.unknown: typer.echo(f"{done.unknown} of the sessions: the calendar does not vouch for {'it' if done.unknown == 1 else 'them'}, so nothing will trade there")
     if not done.has_volume: typer.echo("no volume in this file: volume, flow and VWAP features cannot be computed from it")
@@ -80,7 +80,10 @@ def stocked(
     "What the store has; FileNotFoundError when that is nothing, ValueError for an unknown symbol or series."
     from mesbot.store import bars_folder
     from mesbot.tickfile import SERIES
-    found = [(s, kind) for s in ([symbol] if symbol else INSTRUMENTS) for kind in ([series] if series else SERIES) if bars_folder(s, store, kind).is_dir()]
+    if store.is_file():
+        if not symbol: raise ValueError("--symbol is missing; whose bars are in the file?")
+        return [(symbol, series or "1s")]
+    found = [(s, kind) for s in ([symbol] if symbol else INSTRUMENTS) for kind in ([series] if series else SERIES) if any(bars_folder(s, store, kind).glob("*/*.parquet"))]
     if not found: raise FileNotFoundError(f"no bars of {symbol or 'any instrument'} in {store}; import some with: mesbot data import FILE --symbol {symbol or 'MES'} --store {store}")
     return found
 
@@ -90,7 +93,7 @@ def data_check(
     file: Annotated[Path, typer.Argument(help="A file to check before it is imported.", show_default="what is in the store")] = None,
     symbol: Symbol = None, store: Store = None, series: Annotated[str, typer.Option(help="1s, 1m, 1s_bid or 1s_ask, of the store.", show_default="all")] = None,
     tz: Tz = None, stamp: Stamp = None, snap: Snap = False, column: Column = None, contract: Contract = None,
-    page: Annotated[Path, typer.Option(help="Where the HTML page goes.", show_default="audit_SYMBOL_SERIES.html in the folder of runs")] = None,
+    page: Annotated[Path, typer.Option(help="Where the HTML page goes.", show_default="audit_..._1s.html in the folder of runs")] = None,
     config: ConfigFile = None,
 ):
     "Audit a file or the store: a table, a page with a completeness map, exit code 1 when something is wrong. Last line: the path of the page."
@@ -106,10 +109,11 @@ def data_check(
         if given: raise ValueError(f"{' and '.join(given)} goes with a file; bars in the store have their stamps and ticks already")
         store = store_of(store, config)
         audits = [(f"{s} {kind} in {store}", kind, audit_store(s, store, kind)) for s, kind in stocked(store, symbol, series)]
+    if page and (page.is_dir() or any(p.is_file() for p in page.parents)): raise ValueError(f"the page must be a file in a folder, got {page}")
     if page and len(audits) > 1: raise ValueError(f"--page is for one audit, these are {len(audits)}; say which with --symbol and --series")
     for title, kind, audit in audits:
         typer.echo(audit_text(audit, title))
-        path = page or Path(load_config(config).paths.runs) / f"audit_{audit.symbol}_{kind}.html"
+        path = page or Path(load_config(config).paths.runs) / f"audit_{file.name.split('.')[0] if file else audit.symbol}_{kind}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
         audit_page(audit, path, title)
         typer.echo(str(path))

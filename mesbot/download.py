@@ -7,7 +7,6 @@ __all__ = ['Downloaded', 'download']
 
 # %% ../nbs/03c_download.ipynb #2772c8a0
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -165,7 +164,7 @@ def _take_in_again(
 ) -> int: # how many bars are new
     "Import the kept answers that touch these ranges once more."
     added = 0
-    for piece in [p for p in ledger.done if p.records and any(a < p.end and p.start < b for a, b in ranges)]:
+    for piece in [p for p in ledger.done if p.records and any((a is None or a < p.end) and (b is None or p.start < b) for a, b in ranges)]:
         path = ledger.folder / _file_name(piece)
         if path.exists(): added += _import_month(path, symbol, piece.series, store)[1]
         else: ledger.done.remove(piece)

@@ -8,6 +8,7 @@ __all__ = ['cached_features']
 # %% ../nbs/05b_feature_cache.ipynb #179b4f07
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def _cache_file(
     return folder / f"{bars.symbol}_{data_hash(bars)}_{cache_dir().name}.npy"
 
 # %% ../nbs/05b_feature_cache.ipynb #aef6e297
+def _whole_file(
+    path: Path,
+    shape: tuple, # (n, k)
+) -> np.ndarray | None: # (n, k) float32, a read-only file in memory; None when there is none that is whole
+    "A file of the cache; one that is damaged counts as absent."
+    try: found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError): return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
+
 def cached_features(
     bars: Bars,                                # n bars, any number of whole sessions
     folder: Path | str = "data/.features",     # of the cache, made when it does not exist
@@ -36,7 +46,9 @@ def cached_features(
     if not n_bars(bars): return compute_features(bars)  # an empty file cannot be held in memory
     folder = Path(folder)
     path, shape = _cache_file(bars, folder), (n_bars(bars), len(FEATURES))
-    if not path.exists():
+    found = _whole_file(path, shape)
+    if found is not None: os.utime(path)  # used just now
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         needed, free = 4 * shape[0] * shape[1], shutil.disk_usage(folder).free
         if needed > free: raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB of features do not fit on the disk, {free / 1e6:,.0f} MB are free", str(folder))
@@ -46,7 +58,7 @@ def cached_features(
             compute_features(bars, out=room).flush()
             os.replace(aside, path)
         finally: aside.unlink(missing_ok=True)
-        for old in sorted(folder.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)[:-keep]: old.unlink()
-    found = np.load(path, mmap_mode="r")
-    if found.shape != shape or found.dtype != np.float32: raise ValueError(f"{path} holds {found.dtype} {found.shape}, expected float32 {shape}; delete it")
+        ours = [p for p in folder.glob("*.npy") if re.fullmatch(r"\w[\w-]*_[0-9a-f]{12}_[0-9a-f]{12}\.npy", p.name)]
+        for old in sorted(ours, key=lambda p: p.stat().st_mtime_ns if p.exists() else 0)[:-keep]: old.unlink(missing_ok=True)
+        found = _whole_file(path, shape)
     return found

@@ -21,6 +21,7 @@ def ny_text(
     ts: int, # ns UTC
 ) -> str: # "2024-01-05 09:30:00"
     "An instant on New York's clock, for a sentence."
+    if ts == np.iinfo(np.int64).min: return "no time"
     return f"{ny_time([ts])[0]:%Y-%m-%d %H:%M:%S}"
 
 def many(

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from .calendar import as_date, ny_time, utc_ns
+from .calendar import as_date, utc_ns
 from .core import SECOND
 
 # %% ../nbs/01c_news.ipynb #64b40fdb

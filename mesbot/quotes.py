@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from .calendar import as_date, session_table, utc_ns
-from .cells import first_fault
+from .calendar import NY, as_date, session_table
+from .cells import clock_to_utc, first_fault
 from .core import SECOND
 from .tables import PRICE_COLUMNS, Columns
 
@@ -48,16 +48,17 @@ def read_quotes(
     try:
         day = re.match(r"(\d{4})(\d\d)(\d\d)_quote", path.name)
         if not day: raise ValueError("the day is not in the name; a day of quotes is called like 20131007_quote.zip")
-        midnight = utc_ns(np.array([as_date("-".join(day.groups()))]), "00:00")[0]
+        midnight = as_date("-".join(day.groups())).astype("M8[ns]").astype(np.int64)
         table = pyarrow.csv.read_csv(pa.BufferReader(_only_member(path)), read_options=pyarrow.csv.ReadOptions(column_names=_NAMES, use_threads=False),
                                      convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NAMES, pa.int64())))
         empty = np.any([column.is_null().to_numpy() for column in table.columns], axis=0)
         first_fault(empty, where, lambda i: "a number is missing; such seconds are left out")
         columns = {name: table[name].to_numpy() for name in _NAMES}
         first_fault((columns["ms"] < 0) | (columns["ms"] >= 86_400_000), where, lambda i: f"{columns['ms'][i]} ms is no time of a day")
-    except (zipfile.BadZipFile, pa.ArrowException) as e: raise ValueError(f"{path.name}: cannot be read as a day of quotes ({' '.join(str(e).split())})") from None
+        ts = clock_to_utc(midnight + columns["ms"] * (SECOND // 1000), NY, where)
+    except (zipfile.BadZipFile, pa.ArrowException, RuntimeError, NotImplementedError) as e: raise ValueError(f"{path.name}: cannot be read as a day of quotes ({' '.join(str(e).split())})") from None
     except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f"{path.name}: {e}") from None
-    ts = midnight + columns["ms"] * (SECOND // 1000)
     last = len(ts) - (len(ts) > 0 and ts[-1] in session_table("-".join(day.groups()), "-".join(day.groups()), hours)["close"])
+    if not last: raise ValueError(f"{path.name}: holds no quote before the close; there is nothing to read")
     sides = (Columns(ts[:last], *(columns[f"{side} {name}"][:last] / 1e4 for name in PRICE_COLUMNS), columns[f"{side} volume"][:last], where) for side in ("bid", "ask"))
     return Quotes(*sides, len(ts) - last)

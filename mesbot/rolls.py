@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .calendar import FIRST_DAY, LAST_DAY, as_date, session_table
-from .core import INSTRUMENTS, instrument
+from .core import instrument
 
 # %% ../nbs/01b_rolls.ipynb #f2830279
 _MONTH_LETTERS = "FGHJKMNQUVXZ"  # January to December

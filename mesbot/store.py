@@ -16,12 +16,13 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .calendar import row_name, utc_text
 from .cells import first_fault
-from .core import instrument
-from .tickfile import SERIES, damaged, load_files, open_file, sync, touched_groups, write_file
+from .core import cache_dir, instrument
+from .tickfile import SERIES, damaged, first_last, load_files, open_file, sync, touched_groups, write_file
 
 # %% ../nbs/02g_store.ipynb #5c8f4954
 def bars_folder(
@@ -37,8 +38,8 @@ def _months_in(
     folder: Path, # from `bars_folder`
 ) -> dict: # datetime64[M] -> path, in order
     "The months of one symbol in the store."
-    paths = sorted(folder.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9].parquet"))
-    return {np.datetime64(f"{p.parent.name}-{p.stem}", "M"): p for p in paths}
+    paths = sorted(folder.glob("[0-9][0-9][0-9][0-9]/[01][0-9].parquet"))
+    return {np.datetime64(f"{p.parent.name}-{p.stem}", "M"): p for p in paths if 1 <= int(p.stem) <= 12}
 
 def _month_slices(
     ts: np.ndarray, # (n,) int64 ns UTC, sorted
@@ -70,13 +71,21 @@ def _merge_month(
     return [np.concatenate([a, b[fresh]])[order] for a, b in zip(old, new)], len(fresh)
 
 # %% ../nbs/02g_store.ipynb #33ea5916
+def _sha256(
+    path: Path,
+) -> str:
+    "The hash of a file."
+    with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+
 def _month_facts(
     path: Path, # of the month
 ) -> dict: # rows; first and last, ns UTC; sha256
     "What the manifest says of a month."
-    facts = pq.read_metadata(path)
-    stamps = [facts.row_group(k).column(0).statistics for k in (0, facts.num_row_groups - 1)]
-    return {"rows": facts.num_rows, "first": stamps[0].min, "last": stamps[1].max, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    try: footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as e: raise damaged(path, e) from None
+    if footer.num_rows == 0: raise damaged(path, ValueError("no rows in it"))
+    first, last = first_last(footer)
+    return {"rows": footer.num_rows, "first": first, "last": last, "sha256": _sha256(path)}
 
 def read_manifest(
     folder: Path, # from `bars_folder`
@@ -86,7 +95,8 @@ def read_manifest(
     if not path.exists(): return {"months": {}, "sources": []}
     try: manifest = json.loads(path.read_text())
     except ValueError as e: raise damaged(path, e) from None
-    if not isinstance(manifest, dict) or not {"months", "sources"} <= manifest.keys(): raise damaged(path, ValueError("no months or sources in it"))
+    good = isinstance(manifest, dict) and isinstance(manifest.get("months"), dict) and isinstance(manifest.get("sources"), list)
+    if not good or not all(isinstance(facts, dict) and "sha256" in facts for facts in manifest["months"].values()): raise damaged(path, ValueError("not the months and sources of a manifest"))
     return manifest
 
 def manifest_faults(
@@ -97,82 +107,89 @@ def manifest_faults(
     def fault(month):
         if month not in here: return "is in the manifest and not in the store"
         if month not in said: return "is in the store and not in the manifest"
-        same = hashlib.sha256(here[month].read_bytes()).hexdigest() == said[month]["sha256"]
-        return "" if same else "is not the file that was written: its hash differs from the manifest"
+        return "" if _sha256(here[month]) == said[month]["sha256"] else "is not the file that was written: its hash differs from the manifest"
     return [f"{month} {fault(month)}" for month in sorted(here | said) if fault(month)]
 
 # %% ../nbs/02g_store.ipynb #39bace04
 def _settle(
-    folder: Path, # from `bars_folder`
+    folder: Path, # of a symbol
 ) -> None:
     "Finish a write that has happened, take back one that has not."
-    plan = folder / "manifest.next.json"
-    if plan.exists():
-        asides = list(folder.glob("*/*.parquet.next"))
-        for aside in asides: os.replace(aside, aside.with_suffix(""))
-        for year in {aside.parent for aside in asides}: sync(year)  # the plan goes only when the months are there to stay
-        os.replace(plan, folder / "manifest.json")
+    new = [path for pattern in ("*/*/*.parquet.next", "*/manifest.json.next") for path in folder.glob(pattern)]
+    if (folder / "commit").exists():
+        for path in new: os.replace(path, path.with_suffix(""))
+        for place in sorted(folder.glob("1*/**/")): sync(place)  # the commit goes only when all is in its place to stay, whoever moved it
+        (folder / "commit").unlink()
         sync(folder)
-    for litter in [*folder.glob("*/*.next"), *folder.glob("*.part")]: litter.unlink()
+    else:
+        for path in [*new, *folder.glob("commit.next")]: path.unlink()
+
+def _lock_file(
+    folder: Path, # of a symbol
+) -> Path: # outside the store, never removed: whoever waits for a lock must not wait for a file that is gone
+    "Where writers of this folder wait for each other."
+    locks = cache_dir().parent / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return locks / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 @contextmanager
 def _one_writer(
-    folder: Path, # from `bars_folder`, made when it does not exist
+    folder: Path, # of a symbol, made when it does not exist
 ):
-    "Hold the folder against other writers; one that fails leaves no new folder behind. ValueError when another keeps it for a minute."
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    "Hold the folder against other writers on this machine; one that fails leaves no new folder behind. ValueError when another keeps it for a minute."
     if any(p.is_file() for p in (folder, *folder.parents)): raise ValueError(f"the store must be a folder, {folder} is or lies in a file")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=60):
-            _settle(folder)
-            try: yield
-            finally:
-                _settle(folder)
-                for year in folder.glob("[0-9]" * 4):
-                    if not any(year.iterdir()): year.rmdir()
+    try: lock = filelock.FileLock(_lock_file(folder), timeout=60).acquire()
     except filelock.Timeout: raise ValueError(f"{folder} is being written by another process; try again when it is done") from None
-    finally:
-        if made and not (folder / "manifest.json").exists():
-            (folder / ".lock").unlink(missing_ok=True)
-            for new in made:
-                if not any(new.iterdir()): new.rmdir()
+    with lock:
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _settle(folder)
+            yield
+        finally:
+            _settle(folder)
+            for empty in [*folder.glob("1*/[0-9][0-9][0-9][0-9]"), *folder.glob("1*"), *made]:
+                if empty.is_dir() and not any(empty.iterdir()): empty.rmdir()
 
 # %% ../nbs/02g_store.ipynb #dd1c65fe
 def _stage(
     columns: list,          # six arrays in the order and dtypes of `COLUMNS`, sorted by time, each stamp once
     symbol: str,            # whose ticks: a key of `core.INSTRUMENTS`
-    folder: Path,           # from `bars_folder`, held by `_one_writer`
+    folder: Path,           # from `bars_folder`; its parent is held by `_one_writer`
     where: Callable,        # row position, from 0 -> its name in an error
     source: dict | None,    # where the rows come from, for the manifest
 ) -> int: # how many rows are new
-    "Write the months that change beside the old ones, and their manifest as `manifest.part`."
+    "Write the months that change, and the manifest, beside the old ones."
     inst, series, added = instrument(symbol), folder.name, 0
     have, manifest = _months_in(folder), read_manifest(folder)
-    months = {str(m): manifest["months"].get(str(m)) or _month_facts(path) for m, path in have.items()}
+    months = dict(manifest["months"])
+    if not (folder / "manifest.json").exists(): months = {str(m): _month_facts(path) for m, path in have.items()}  # a store of older days is taken as it is
     for month, a, b in _month_slices(columns[0]):
         rows, fresh = [c[a:b] for c in columns], b - a
-        if month in have: rows, fresh = _merge_month(load_files([have[month]], inst, series), rows, inst.tick, lambda i, a=a: where(int(a + i)))
+        if month in have:
+            if months.get(str(month), {}).get("sha256") != _sha256(have[month]):
+                raise ValueError(f"{have[month]} is not what the manifest says; mesbot data check tells more. Remove that month and import its source again")
+            rows, fresh = _merge_month(load_files([have[month]], inst, series), rows, inst.tick, lambda i, a=a: where(int(a + i)))
         if not fresh: continue
         aside = folder / str(month)[:4] / f"{str(month)[5:]}.parquet.next"
-        aside.parent.mkdir(exist_ok=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
         write_file(aside, rows, symbol, series)
         months[str(month)], added = _month_facts(aside), added + int(fresh)
         sync(aside.parent)
     if added:
         sources = manifest["sources"] + ([source | {"added": added}] if source else [])
         text = {"symbol": symbol, "tick": inst.tick, "series": series, "months": dict(sorted(months.items())), "sources": sources}
-        (folder / "manifest.part").write_text(json.dumps(text, indent=1) + "\n")
-        sync(folder / "manifest.part")
+        (folder / "manifest.json.next").write_text(json.dumps(text, indent=1) + "\n")
+        sync(folder / "manifest.json.next")
         sync(folder)
     return added
 
 def _commit(
-    folder: Path, # staged
+    folder: Path, # of a symbol, staged
 ) -> None:
     "From here on it has happened."
-    if not (folder / "manifest.part").exists(): return  # nothing was new
-    os.replace(folder / "manifest.part", folder / "manifest.next.json")
+    (folder / "commit.next").touch()
+    os.replace(folder / "commit.next", folder / "commit")
     sync(folder)
 
 # %% ../nbs/02g_store.ipynb #29c9de84
@@ -183,12 +200,12 @@ def write_together(
     where: Callable = row_name,  # row position, from 0 -> its name in an error
     source: dict | None = None,  # where the rows come from, for the manifest
 ) -> int: # how many rows are new, in all series
-    "Merge rows into the store, all or nothing; ValueError (a conflict, a damaged month, no folder) and OSError leave every byte as it was."
+    "Merge rows into the store, all or nothing; ValueError (a conflict, a damaged or changed month, no folder) and OSError leave every byte as it was."
     folders = {bars_folder(symbol, store, series): columns for series, columns in parts.items() if len(columns[0])}
-    with ExitStack() as stack:
-        for folder in folders: stack.enter_context(_one_writer(folder))
+    if not folders: return 0
+    with _one_writer(Path(store) / symbol):
         added = sum(_stage(columns, symbol, folder, where, source) for folder, columns in folders.items())
-        for folder in folders: _commit(folder)
+        if added: _commit(Path(store) / symbol)
     return added
 
 def write_columns(
@@ -202,7 +219,7 @@ def write_columns(
     "`write_together` of one series."
     return write_together({series: columns}, symbol, store, where, source)
 
-# %% ../nbs/02g_store.ipynb #60d23a6c
+# %% ../nbs/02g_store.ipynb #613b39f4
 def stored_files(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store, or one file with everything in it
@@ -211,6 +228,10 @@ def stored_files(
     "The files that hold `symbol`; FileNotFoundError when there are none."
     if Path(store).is_file(): return {None: Path(store)}
     folder = bars_folder(symbol, store, series)
+    if (folder.parent / "commit").exists():  # somebody was killed, or is just moving things to their place
+        try:
+            with _one_writer(folder.parent): pass
+        except (OSError, ValueError): pass  # a store that may only be read, or a slow writer: every month is whole all the same
     months = _months_in(folder)
     if not months: raise FileNotFoundError(f"no bars of {symbol} in {folder}; import some with: mesbot data import FILE --symbol {symbol} --store {store}")
     return months
@@ -222,24 +243,24 @@ def stored_span(
 ) -> tuple: # first and last bar, ns UTC
     "From when to when the store has bars of `symbol`; FileNotFoundError when it has none, ValueError for a damaged file."
     first, *_, last = [*stored_files(symbol, store, series).values()] * 2
-    def stamps(path, group):
-        with open_file(path, instrument(symbol), series) as (_, footer): return footer.row_group(group % footer.num_row_groups).column(0).statistics
-    return stamps(first, 0).min, stamps(last, -1).max
+    def stamps(path):
+        with open_file(path, instrument(symbol), series) as (_, footer): return first_last(footer)
+    return stamps(first)[0], stamps(last)[1]
 
-# %% ../nbs/02g_store.ipynb #d52a75ea
+# %% ../nbs/02g_store.ipynb #451f8ce5
 def _files_touched(
     symbol: str,
     low: int | None,    # ns UTC, included
     high: int | None,   # ns UTC, not included
     store: Path | str,
     series: str,
-) -> list: # paths in order
+) -> dict: # datetime64[M] -> path, as `stored_files`
     "The files that may have rows in the range; raises as `stored_files`."
     def touched(month):
         if month is None: return True
         start, end = (m.astype("M8[ns]").astype(np.int64) for m in (month, month + 1))
         return (low is None or end > low) and (high is None or start < high)
-    return [path for month, path in stored_files(symbol, store, series).items() if touched(month)]
+    return {month: path for month, path in stored_files(symbol, store, series).items() if touched(month)}
 
 def load_columns(
     symbol: str,                # a key of `core.INSTRUMENTS`
@@ -249,7 +270,11 @@ def load_columns(
     series: str = "1s",         # a key of `SERIES`
 ) -> list: # six arrays in the order of `COLUMNS`
     "The rows with low <= ts < high; FileNotFoundError when the store has none of `symbol`, ValueError for a damaged file."
-    return load_files(_files_touched(symbol, low, high, store, series), instrument(symbol), series, low, high)
+    files = _files_touched(symbol, low, high, store, series)
+    columns = load_files(list(files.values()), instrument(symbol), series, low, high)
+    for month, *_ in _month_slices(columns[0]):
+        if None not in files and month not in files: raise ValueError(f"{bars_folder(symbol, store, series)} has rows of {month} in the file of another month; mesbot data check tells more")
+    return columns
 
 def count_rows(
     symbol: str,                # a key of `core.INSTRUMENTS`
@@ -260,6 +285,6 @@ def count_rows(
 ) -> int: # rows of the groups that would be unpacked, no fewer than `load_columns` gives
     "How many rows a load would hold in memory, from the footers alone; raises as `load_columns`."
     total = 0
-    for path in _files_touched(symbol, low, high, store, series):
+    for path in _files_touched(symbol, low, high, store, series).values():
         with open_file(path, instrument(symbol), series) as (_, footer): total += sum(rows for _, rows in touched_groups(footer, low, high))
     return total

@@ -22,7 +22,7 @@ from .cells import numbers, parse_stamps, time_zone, whole_numbers
 from .core import SECOND
 
 # %% ../nbs/02c_tables.ipynb #c03e41e1
-_STAMPS = ("ts", "ts_event", "timestamp", "datetime", "datetime_utc", "time", "date")  # names of the stamp column, first found wins
+_STAMPS = ("ts", "ts_event", "timestamp", "datetime_utc", "datetime", "time", "date")  # names of the stamp column, first found wins
 _INDEX = ("__index_level_0__", "")  # what a saved index is called in parquet and, as the first column, in CSV
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
@@ -37,6 +37,7 @@ def _pick_columns(
     wanted = {"ts": stamp, **{p: p for p in PRICE_COLUMNS}} | ({"volume": "volume"} if "volume" in ours else {})
     missing = [column or f"a stamp ({', '.join(_STAMPS)})" if name == "ts" else name for name, its in wanted.items() if its not in ours]
     if missing: raise ValueError(f"missing column {', '.join(missing)}; found: {', '.join(map(repr, names))}")
+    if stamp in PRICE_COLUMNS or stamp == "volume": raise ValueError(f"column {column} holds no stamps")
     for its in wanted.values():
         if ours.count(its) > 1: raise ValueError(f"column {its!r} is there {ours.count(its)} times; keep one")
     return {name: names[ours.index(its)] for name, its in wanted.items()}
@@ -79,7 +80,8 @@ def _text_layout(
     if _kind_of(path).startswith(".txt"): return _NINJA_COLUMNS, ";", False
     line = first.decode("utf-8-sig", "replace").rstrip("\r\n")
     delimiter = max(",;\t", key=line.count)
-    return next(csv.reader([line], delimiter=delimiter)), delimiter, True
+    try: return next(csv.reader([line], delimiter=delimiter)), delimiter, True
+    except csv.Error as e: raise ValueError(f"the header cannot be read ({e}); is this plain text with a line a row?") from None
 
 def _text_batches(
     path: Path,                # .csv or .txt, plain or .gz
@@ -159,10 +161,11 @@ def bar_length(
 ) -> int: # 1 or 60, s
     "How long the bars with these stamps are; ValueError for longer ones."
     for some in (ts[:1000], ts):  # most files are settled by their first rows
-        apart = int(np.gcd.reduce(np.diff(some)))
-        if apart == 0 or apart % MINUTE: return 1
-    if len(ts) >= 10 and apart > MINUTE: raise ValueError(f"these are bars of {apart // SECOND} s; bars of 1 s and of 60 s can be stored")
-    return 60
+        apart = int(np.gcd.reduce(np.diff(some))) // SECOND
+        if apart < 5: return 1  # thin seconds may all be even; nobody makes bars of 2 s
+    if apart == 60 or len(ts) < 5 and apart % 60 == 0: return 60
+    if len(ts) < 5: return 1
+    raise ValueError(f"these are bars of {apart} s; bars of 1 s and of 60 s can be stored")
 
 # %% ../nbs/02c_tables.ipynb #8eae843d
 def read_columns(
@@ -187,14 +190,16 @@ def read_columns(
             ts = parse_stamps(batch["ts"], tz, here)
             has_volume = "volume" in batch.schema.names
             volume = whole_numbers(batch["volume"], "volume", here) if has_volume else np.zeros(len(ts), np.int64)
-            for column, piece in zip(columns, (ts, *(numbers(batch[p], p, here) for p in PRICE_COLUMNS), volume)): column.append(piece)
+            for pieces, piece in zip(columns, (ts, *(numbers(batch[p], p, here) for p in PRICE_COLUMNS), volume)): pieces.append(piece)
             n += len(ts)
         if not n: raise ValueError("no rows after the header; there is nothing to read")
         columns = [_joined(pieces) for pieces in columns]
         bar_s = bar_length(columns[0])
     except (pa.ArrowException, OSError, EOFError, ValueError) as e:
         text = " ".join(str(e).split())
+        if isinstance(e, PermissionError): raise ValueError(f"{path.name}: may not be read: {e.strerror}") from None
         damaged = isinstance(e, (pa.ArrowException, OSError, EOFError))
+        text = text if len(text) < 300 else f"{text[:300]}..."
         if damaged: text = f"cannot be read as {kind[1:]}, is it cut off or damaged? ({text})"
         raise ValueError(text if text.startswith(path.name) else f"{path.name}: {text}") from None
     if stamp == "close": columns[0] -= bar_s * SECOND

@@ -373,7 +373,7 @@ def test_killed_before_every_step_to_the_disk(tmp_path, start_process):
             if process.exitcode == 0: break
             assert process.exitcode == -9
             resume(desk, store, whole)
-        assert 10 < step < 40 and files(store) == whole
+        assert 10 < step < 60 and files(store) == whole
 
 
 @pytest.mark.parametrize("month", [0, 1])

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mesbot.bars
-from mesbot.bars import Bars, filter_hours, hours_mask, import_bars, iter_bars, load_bars, load_size, make_bars, migrate_bars, n_bars, n_sessions, session_info, write_bars
+import mesbot.store
+import mesbot.tickfile
+from mesbot.bars import Bars, filter_hours, hours_mask, import_bars, iter_bars, load_bars, load_size, make_bars, migrate_bars, n_bars, n_sessions, session_info, stored_span, write_bars
 from mesbot.calendar import next_trade_dates, session_table
 from mesbot.core import MES, SECOND
 from mesbot.store import bars_folder, manifest_faults, read_manifest
@@ -246,4 +248,118 @@ def test_the_manifest_says_where_rows_come_from(tmp_path):
     assert (source["tz"], source["stamp"]) == ("UTC", "close")   # said even when nobody chose them
     before = fingerprint(tmp_path)
     assert import_bars(tmp_path / "a.csv", "MES", tmp_path / "store", tz="America/New_York", stamp="close", snap=True).added == 0
+    assert fingerprint(tmp_path) == before
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    "Files of many groups of 100 rows, so that a few hundred rows have edges inside."
+    write = mesbot.tickfile.pq.write_table
+    monkeypatch.setattr(mesbot.tickfile.pq, "write_table", lambda table, file, **kw: write(table, file, **kw | {"row_group_size": 100}))
+
+
+def afternoon(n, bar_s=1): return pd.Timestamp("2024-01-08 15:00", tz="UTC").value + bar_s * SECOND * np.arange(n)
+
+
+def test_edges_of_groups_and_months(small_groups, tmp_path):
+    "DAT-2: ranges that begin or end at the edge of a group of rows or of a month lose no row and unpack no group too many."
+    ts = afternoon(1000)
+    write_bars(rows_at(ts), tmp_path / "one")
+    for k in range(0, 1000, 33):
+        for low, high in ((k, None), (None, k + 1), (k, k + 1)):
+            same(load_bars("MES", None if low is None else int(ts[low]), None if high is None else int(ts[high - 1]) + 1, store=tmp_path / "one"), rows_at(ts[low:high]))
+    assert n_bars(load_bars("MES", int(ts[99]), store=tmp_path / "one")) == 901
+    assert load_size("MES", int(ts[250]), int(ts[260]), tmp_path / "one").rows == 100
+    facts = read_manifest(bars_folder("MES", tmp_path / "one"))["months"]["2024-01"]
+    assert (facts["first"], facts["last"]) == stored_span("MES", tmp_path / "one") == (ts[0], ts[-1])
+    turn = pd.Timestamp("2024-02-01", tz="UTC").value + SECOND * np.arange(-3, 3)
+    write_bars(rows_at(turn), tmp_path / "turn")
+    same(load_bars("MES", None, int(turn[3]) + 1, store=tmp_path / "turn"), rows_at(turn[:4]))
+    for end in (None, int(turn[-1]) + 1, int(turn[-1])):
+        np.testing.assert_array_equal(np.concatenate([p.ts for p in iter_bars("MES", end=end, store=tmp_path / "turn")]), load_bars("MES", end=end, store=tmp_path / "turn").ts)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    "DAT-2: most flipped bits would still unpack, as other numbers; the checksum of the page tells."
+    rng = np.random.default_rng(7)
+    bars = rows_at(afternoon(3000))._replace(volume=rng.integers(1, 5000, 3000))
+    write_bars(bars, tmp_path)
+    [month] = tmp_path.glob("MES/1s/*/*.parquet")
+    good, refused = month.read_bytes(), 0
+    flipped = range(100, len(good) - 3000, 37)
+    for at in flipped:
+        month.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
+        try: again = load_bars("MES", store=tmp_path)
+        except ValueError as e:
+            assert "damaged" in str(e)
+            refused += 1
+        else: same(again, bars)  # a bit that nobody reads
+    assert refused > 0.9 * len(flipped)
+
+
+def test_a_copy_into_a_store_is_compared_too(tmp_path, monkeypatch):
+    "DAT-2: from one file to a store: a spoilt row is found; rows that the store has besides are no fault."
+    write_bars(rows_at(afternoon(500)), tmp_path / "store")
+    migrate_bars(tmp_path / "store", tmp_path / "one.parquet", "MES")
+    write_bars(rows_at(afternoon(500) + 1000 * SECOND), tmp_path / "more")
+    write_bars(rows_at(afternoon(1)[:1] - 60 * SECOND), tmp_path / "more")
+    assert migrate_bars(tmp_path / "one.parquet", tmp_path / "more", "MES") == 500 and n_bars(load_bars("MES", store=tmp_path / "more")) == 1001
+    good = mesbot.store.write_file
+    monkeypatch.setattr(mesbot.store, "write_file", lambda path, columns, *rest: good(path, [*columns[:5], columns[5] + (np.arange(len(columns[5])) == 77)], *rest))
+    with pytest.raises(ValueError, match="are not those of"): migrate_bars(tmp_path / "one.parquet", tmp_path / "other", "MES")
+    for sides in ((tmp_path / "store", tmp_path / "two.csv"), (tmp_path / "one.parquet", tmp_path / "two.parquet")):
+        with pytest.raises(ValueError, match="one side must be a store and the other a .parquet file"): migrate_bars(*sides, "MES")
+
+
+def test_minutes_stay_minutes(tmp_path):
+    "DAT-6: minutes are loaded as minutes, whole or in parts, and never written among the seconds."
+    minutes = rows_at(afternoon(5, 60), 60)
+    write_bars(minutes, tmp_path)
+    assert next(iter_bars("MES", store=tmp_path, series="1m")).bar_s == load_bars("MES", store=tmp_path, series="1m").bar_s == 60
+    with pytest.raises(ValueError, match="series 1s has bars of 1 s, got bars of 60 s"): write_bars(minutes, tmp_path, series="1s")
+    with pytest.raises(ValueError, match="series must be one of 1s, 1m"): write_bars(minutes._replace(bar_s=300), tmp_path)
+
+
+def test_what_somebody_else_changed_is_not_blessed(tmp_path):
+    "DAT-5: a month that was written over, removed, copied or renamed stays a fault whatever is imported next, and a load of rows in the wrong place is refused."
+    whole = rows_at(some_seconds(3, 4000, 58))
+    write_bars(whole, tmp_path / "good")
+    folder = bars_folder("MES", tmp_path / "good")
+    months_here = sorted(p.stem for p in folder.glob("2024/*.parquet"))
+    assert months_here[:2] == ["10", "11"]
+    def copy(name):
+        shutil.copytree(tmp_path / "good", tmp_path / name)
+        return tmp_path / name, bars_folder("MES", tmp_path / name) / "2024"
+    store, year = copy("removed")
+    (year / "11.parquet").unlink()
+    write_bars(rows_at(afternoon(5)), store)
+    assert manifest_faults(bars_folder("MES", store)) == ["2024-11 is in the manifest and not in the store"]
+    store, year = copy("over")
+    shutil.copy(year / "10.parquet", year / "11.parquet")
+    with pytest.raises(ValueError, match="11.parquet is not what the manifest says"): write_bars(rows_at(session_table("2024-11-13", "2024-11-13")["trade_from"][0] + SECOND * np.arange(5)), store)
+    with pytest.raises(ValueError, match="do not follow those of the file before it"): load_bars("MES", store=store)
+    store, year = copy("renamed")
+    (year / "12.parquet").rename(year / "13.parquet")
+    (year / "11.parquet").rename(year / "12.parquet")
+    with pytest.raises(ValueError, match="rows of 2024-11 in the file of another month"): load_bars("MES", store=store)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"months": [], "sources": []}', '{"months": {"2026-05": 3}, "sources": []}', '{"months": {"2026-05": {}}, "sources": []}', '{"months": {}, "sources": null}', "not json"])
+def test_a_damaged_manifest(content, tmp_path):
+    "DAT-5: one line, no traceback, nothing written."
+    write_bars(rows_at(afternoon(50)), tmp_path)
+    (bars_folder("MES", tmp_path) / "manifest.json").write_text(content)
+    before = fingerprint(tmp_path)
+    with pytest.raises(ValueError, match="manifest.json cannot be read, is it damaged"): write_bars(rows_at(afternoon(60)), tmp_path)
+    with pytest.raises(ValueError, match="manifest.json cannot be read, is it damaged"): manifest_faults(bars_folder("MES", tmp_path))
+    assert fingerprint(tmp_path) == before and n_bars(load_bars("MES", store=tmp_path)) == 50
+
+
+def test_a_file_read_in_another_way_is_refused(tmp_path):
+    "DAT-6: the same file in another zone would put every bar into the store twice."
+    (tmp_path / "a.csv").write_text("ts,open,high,low,close\n2024-01-05 09:30:01,4750,4750,4750,4750\n2024-01-05 09:30:02,4750,4750,4750,4750\n")
+    import_bars(tmp_path / "a.csv", "MES", tmp_path / "store", tz="America/New_York")
+    before = fingerprint(tmp_path)
+    for other in (dict(tz="America/Chicago"), dict(tz="America/New_York", stamp="close"), {}):
+        with pytest.raises(ValueError, match="^a.csv: this file is in the store already, read with tz America/New_York and stamp open"): import_bars(tmp_path / "a.csv", "MES", tmp_path / "store", **other)
     assert fingerprint(tmp_path) == before
