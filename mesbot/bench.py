@@ -29,7 +29,7 @@ ROWS = 33_200_000           # two years
 
 def made_up_bars(
     rows: int = ROWS, # about how many
-    seed: int = 7,
+    seed: int = 7,    # of the walk
 ) -> Bars: # whole sessions from 2024 on
     "Made-up bars, as many as asked for to within a session; ValueError for more sessions than the calendar knows."
     a_session = 23_400 * _DENSE + (82_800 - 23_400) * _THIN

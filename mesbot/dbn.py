@@ -48,7 +48,7 @@ def databento_modules() -> tuple: # the modules databento and databento_dbn
     return databento, databento_dbn
 
 def open_dbn(
-    path: Path,
+    path: Path, # .dbn or .dbn.zst
 ): # databento.DBNStore
     "A file and its table of instruments; FileNotFoundError when it is missing, ValueError when it is no DBN file."
     databento, dbn = databento_modules()
@@ -76,7 +76,7 @@ def dbn_schema(
 _PIECE = 1 << 20  # records read at a time
 
 def record_pieces(
-    path: Path,
+    path: Path,  # .dbn or .dbn.zst
     file,        # databento.DBNStore of it
     schema: str, # the kind of its records
 ) -> Iterator: # of structured arrays as Databento names their fields
@@ -109,7 +109,7 @@ def _names_of(
 
 # %% ../nbs/02d_dbn.ipynb #bb9f7c1f
 def instruments(
-    path: Path,
+    path: Path, # of the file, for errors
     file, # databento.DBNStore of it
 ) -> dict: # name -> list of (number, start, end), ns UTC, end not included
     "A file's table of instruments; ValueError when it has no numbers."

@@ -134,7 +134,7 @@ def hole_findings(
     ts: np.ndarray,    # (n,) int64 ns UTC, strictly rising
     points: Callable,  # row position -> its close in points
     holes: Holes,     # from `find_holes`
-    spans: Spans,
+    spans: Spans,     # from `open_spans`
     table: np.ndarray, # (m,) SESSION of the spans
     bar_s: int,        # length of a bar, s
 ) -> tuple: # findings; (k, 2) int64 ns UTC, the spans to fetch again
@@ -171,8 +171,8 @@ def hole_findings(
 def completeness_of(
     usual: Usual,     # from `usual_bars`
     table: np.ndarray, # (m,) SESSION
-    first: int,        # ns UTC, of the first and the last bar
-    last: int,
+    first: int,        # ns UTC, of the first bar
+    last: int,         # ns UTC, of the last bar
 ) -> pd.DataFrame: # trade date x hour, from 18 to 17
     "The share of the usual bars that is there."
     judged = (table["known"][usual.session] == 1) & (usual.start + _QUARTER > first) & (usual.start <= last)

@@ -119,7 +119,7 @@ def _parquet_batches(
 
 # %% ../nbs/02c_tables.ipynb #024e942b
 def known_file(
-    path: Path,
+    path: Path,            # what somebody gave
     known: tuple = FILE_KINDS, # endings
 ) -> str: # the ending
     "Which kind of file this is; ValueError (FileNotFoundError for a missing file) when it is none that can be read."

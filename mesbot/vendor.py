@@ -88,8 +88,8 @@ class Piece(NamedTuple):
 
 # %% ../nbs/03b_vendor.ipynb #e50e6bf9
 def rename_durably(
-    old: Path,
-    new: Path, # in the same folder
+    old: Path, # a complete file
+    new: Path, # its name from now on, in the same folder
 ) -> None:
     "A new name that survives a crash."
     os.replace(old, new)
@@ -117,7 +117,7 @@ def _check_answer(
 
 def fetch(
     client,          # databento.Historical
-    piece: Piece,
+    piece: Piece,    # what to ask for
     path: Path,      # where the answer goes
     sleep: Callable, # seconds -> None
 ) -> None:

@@ -358,3 +358,17 @@ def test_the_page_is_one_file(seconds, tmp_path):
     page = audit_page(audit, tmp_path / "audit.html", "MES").read_text()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page and "<script" not in page and found(audit, "gap")["what"][:20] in page
     assert max(map(len, audit_text(audit).splitlines())) <= 110
+
+
+def test_last_day_with_the_pause():
+    "DAT-5: CME's pause from 16:15 to 16:30 is no hole until the end of June 2021, and one from July on."
+    from mesbot.holes import open_spans
+    assert [len(open_spans(session_table(day, day), "cme_equity").start) for day in ("2021-06-30", "2021-07-01")] == [2, 1]
+
+
+def test_a_spike_may_last_three_bars():
+    "DAT-5: away for three bars and back is a spike, for four it is a jump."
+    from mesbot.prints import _away_nb
+    for away, bars in ((3, 3), (4, 0)):
+        close = np.array([100, *[150] * away, 100, 100], np.int32)
+        assert _away_nb(close, 1, len(close), 10.0) == bars

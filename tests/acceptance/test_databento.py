@@ -1,4 +1,5 @@
 "Databento: files read, months downloaded, killed and resumed (DAT-6, DAT-7). The official client talks to a stand-in on this machine."
+import json
 import multiprocessing
 import random
 import time
@@ -11,10 +12,9 @@ import pytest
 from databento_server import KEY, Desk, made_up_bars, ns, run_download
 
 from mesbot.bars import load_bars
-from mesbot.calendar import MINUTE
-from mesbot.dbn import BAR_SCHEMAS, Trades, dbn_schema, read_dbn
+from mesbot.calendar import MINUTE, utc_text
+from mesbot.dbn import BAR_SCHEMAS, Trades, _check_one_series, dbn_schema, read_dbn, records_of
 from mesbot.download import Downloaded, download
-from mesbot.calendar import utc_text
 from mesbot.tables import Columns
 from mesbot.vendor import DATASET, PAUSES_S, SCHEMA, FixTheConfig, RetryLater, connect
 
@@ -169,6 +169,26 @@ def test_end_is_honoured(tmp_path, desk):
     fetch(desk, tmp_path, "2024-01-03T15:05", end="2024-01-03T15:12:01")
     assert desk.asked() == [("MES.v.0", ns("2024-01-03T15:00"), ns("2024-01-03T15:20"))]
     assert [utc_text(t) for t in load_bars("MES", store=tmp_path).ts[[0, -1]]] == ["2024-01-03T15:00:00Z", "2024-01-03T15:19:59Z"]
+
+
+def test_nothing_is_done_before_it_exists(tmp_path, desk):
+    "DAT-7: an end in the future asks for no more than there is, and leaves nothing marked as done."
+    fetch(desk, tmp_path, end="2024-12-31")
+    assert desk.asked()[-1][2] == ns("2024-03-20T12:00")
+    desk.newest = "2024-03-20T13:00:00Z"
+    desk.seen.clear()
+    fetch(desk, tmp_path, end="2024-12-31")
+    assert desk.asked() == [] or desk.asked() == [("MES.v.0", ns("2024-03-20T12:00"), ns("2024-03-20T13:00"))]
+    assert ("2024-03-20T12:00:00Z", "2024-03-20T13:00:00Z") in [(row["start"], row["end"]) for row in json.loads((tmp_path / "MES/downloads/ledger.json").read_text())["done"]]
+
+
+def test_records_of_one_name():
+    "DAT-6: a day's mapping does not hold for the first instant after it; two names in one second are two series at once."
+    piece = np.zeros(3, [("instrument_id", "u4"), ("ts_event", "u8")])
+    piece["instrument_id"], piece["ts_event"] = 7, [9, 10, 20]
+    assert records_of(piece, "ts_event", [(7, 10, 20)]).tolist() == [False, True, False]
+    _check_one_series({"MESH4": (1, 5), "MESM4": (6, 9)}, "x")
+    with pytest.raises(ValueError, match="at the same time"): _check_one_series({"MESH4": (1, 5), "MESM4": (5, 9)}, "x")
 
 
 def test_gap_backfill(whole, tmp_path, desk):
