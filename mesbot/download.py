@@ -20,7 +20,8 @@ from tqdm import tqdm
 from .bars import import_bars, stored_span
 from .calendar import session_table, utc_text
 from .core import instrument
-from .rolls import RULES, front_contracts
+from .rolls import RULES, contract_months, front_contracts
+from .store import lock_file
 from .tickfile import sync
 from .vendor import DATASET, GRID, SCHEMA, FixTheConfig, Piece, RetryLater, ask, connect, fetch, rename_durably
 
@@ -78,6 +79,7 @@ def _write_durably(
 ) -> None:
     "A file with these bytes or, after a crash, the old one."
     aside = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside.write_bytes(data)
     sync(aside)
     rename_durably(aside, path)
@@ -90,11 +92,10 @@ def _save(
     _write_durably(ledger.folder / "ledger.json", json.dumps(dict(schema=SCHEMA, roll=ledger.roll, done=rows), indent=1).encode())
 
 def _open_ledger(
-    folder: Path, # made when it does not exist
+    folder: Path, # <store>/MES/downloads
     roll: str,    # one of `rolls.RULES`
 ) -> _Ledger:
     "What was done so far; ValueError when the ledger is damaged or follows another roll rule."
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "ledger.json"
     if not path.exists(): return _Ledger(folder, roll, [])
     try:
@@ -259,12 +260,12 @@ def download(
 ) -> Downloaded:
     "Fetch one-second bars into the store; RetryLater (an OSError), FixTheConfig or ValueError, each of one line. What was done stays done."
     if roll not in RULES: raise ValueError(f"roll must be one of {', '.join(RULES)}, got {roll!r}")
+    contract_months(symbol)  # what has no contracts is not in this dataset
     from filelock import FileLock, Timeout
     ranges, folder = _ranges(start, end, gaps), Path(store) / instrument(symbol).symbol / "downloads"
     client = connect(gateway)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(lock_file(folder), timeout=0):
             ledger = _open_ledger(folder, roll)
             added = _take_in_left_over(symbol, store, ledger) + (_take_in_again(ranges, symbol, store, ledger) if gaps else 0)
             plan = _plan(client, symbol, [(_after_last(symbol, store) if a is None else a, b) for a, b in ranges], ledger, sleep)

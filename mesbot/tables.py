@@ -29,6 +29,7 @@ PRICE_COLUMNS = ("open", "high", "low", "close")
 def _pick_columns(
     names: list,              # the file's column names
     column: str | None = None, # the stamp column's name; None = one of the usual names
+    tz: str = "UTC",           # zone in which its stamps are to be read
 ) -> dict: # our name -> the file's name
     "Which of the file's columns are ours; ValueError names the missing ones and those found."
     ours = [name.strip().lower() for name in names]
@@ -37,6 +38,7 @@ def _pick_columns(
     wanted = {"ts": stamp, **{p: p for p in PRICE_COLUMNS}} | ({"volume": "volume"} if "volume" in ours else {})
     missing = [column or f"a stamp ({', '.join(_STAMPS)})" if name == "ts" else name for name, its in wanted.items() if its not in ours]
     if missing: raise ValueError(f"missing column {', '.join(missing)}; found: {', '.join(map(repr, names))}")
+    if stamp.endswith("_utc") and tz != "UTC": raise ValueError(f"column {names[ours.index(stamp)]} says UTC and is to be read as {tz}; name another column with --column, or leave out --tz")
     if stamp in PRICE_COLUMNS or stamp == "volume": raise ValueError(f"column {column} holds no stamps")
     for its in wanted.values():
         if ours.count(its) > 1: raise ValueError(f"column {its!r} is there {ours.count(its)} times; keep one")
@@ -86,10 +88,11 @@ def _text_layout(
 def _text_batches(
     path: Path,                # .csv or .txt, plain or .gz
     column: str | None = None, # the stamp column's name
+    tz: str = "UTC",           # zone of its stamps
 ) -> Iterator: # of pa.RecordBatch, every column text
     "Yield the file's wanted columns as text, a piece at a time."
     names, delimiter, header = _text_layout(path)
-    wanted, wrong = _pick_columns(names, column), []
+    wanted, wrong = _pick_columns(names, column, tz), []
     try:
         with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as stream:
             text = dict.fromkeys(wanted.values(), pa.string())
@@ -108,12 +111,13 @@ def _text_batches(
 def _parquet_batches(
     path: Path,                # .parquet
     column: str | None = None, # the stamp column's name
+    tz: str = "UTC",           # zone of its stamps
 ) -> Iterator: # of pa.RecordBatch, columns as the file has them
     "Yield the file's wanted columns, a piece at a time."
     with pq.ParquetFile(path) as file:
         if b"mesbot.tick" in (file.schema_arrow.metadata or {}):
             raise ValueError("this is a month of a mesbot store, in ticks; read it with load_bars")
-        wanted = _pick_columns(file.schema_arrow.names, column)
+        wanted = _pick_columns(file.schema_arrow.names, column, tz)
         for batch in file.iter_batches(1 << 20, columns=list(wanted.values())):
             yield batch.select(list(wanted.values())).rename_columns(list(wanted))
 
@@ -184,7 +188,7 @@ def read_columns(
     try:
         time_zone(tz)
         if stamp not in ("open", "close"): raise ValueError(f"stamp must be 'open' or 'close', got {stamp!r}")
-        for batch in batches(path, column):
+        for batch in batches(path, column, tz):
             def here(row, n=n): return where(n + row)
             if not len(batch): continue
             ts = parse_stamps(batch["ts"], tz, here)

@@ -238,13 +238,20 @@ def test_contracts_by_a_calendar_rule(tmp_path):
 
 # ---- the price ----
 
+def test_what_is_no_future_is_not_asked_for(tmp_path, desk):
+    "DAT-7: the dataset is CME's; a share or a coin is refused before anything is sent."
+    for symbol in ("SPY", "BTC-USD"):
+        with pytest.raises(ValueError, match=f"{symbol} has no contracts to roll"): download(symbol, "2024-01-01", store=tmp_path, gateway=desk.url, yes=True, progress=False)
+    assert desk.seen == [] and list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_bought_unasked(tmp_path, desk):
     "DAT-7: the price comes first, and nothing is fetched before it was agreed to."
     shown = []
     for agreed in (dict(), dict(max_cost_usd=1.0), dict(max_cost_usd=0.0), dict(yes=True, max_cost_usd=1.0)):
         with pytest.raises(FixTheConfig, match=r"10,800 bars in 3 requests for \$1\.08.*nothing was downloaded"):
             download("MES", "2024-01-01", store=tmp_path, gateway=desk.url, progress=False, show=shown.append, **agreed)
-    assert desk.asked() == [] and files(tmp_path) == {} and shown == ["Databento quotes 10,800 bars in 3 requests for $1.08"] * 4
+    assert desk.asked() == [] and list(tmp_path.iterdir()) == [] and shown == ["Databento quotes 10,800 bars in 3 requests for $1.08"] * 4
     assert fetch(desk, tmp_path, max_cost_usd=1.08).requests == 3
 
 

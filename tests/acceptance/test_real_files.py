@@ -111,6 +111,12 @@ def test_tsla_is_off_the_grid(shared_data, tmp_path):
     np.testing.assert_array_equal(bars.close, np.rint(prices[:, 3] * 100))
 
 
+def test_a_column_of_utc_is_not_read_as_new_york(shared_data, tmp_path):
+    "DAT-6: a file with both times: the zone of the other column is refused, not applied to UTC."
+    with pytest.raises(ValueError, match="column DateTime_UTC says UTC and is to be read as America/New_York"): import_bars(shared_data / "es_1m_20251121.csv", "ES", tmp_path / "store", tz="America/New_York")
+    assert not (tmp_path / "store").exists()
+
+
 def test_minute_files_agree_with_pandas(shared_data, tmp_path):
     "DAT-4: five minutes of MES and ES, and a quarter of an hour, as pandas makes them."
     for file, symbol in (("mes_1m_202605.txt", "MES"), ("es_1m_20251121.csv", "ES")):
