@@ -15,6 +15,7 @@ from mesbot.bars import load_bars
 from mesbot.calendar import MINUTE, utc_text
 from mesbot.dbn import BAR_SCHEMAS, Trades, _check_one_series, dbn_schema, read_dbn, records_of
 from mesbot.download import Downloaded, download
+from mesbot.store import lock_file
 from mesbot.tables import Columns
 from mesbot.vendor import DATASET, PAUSES_S, SCHEMA, FixTheConfig, RetryLater, connect
 
@@ -357,9 +358,7 @@ def test_bars_that_contradict_the_store(tmp_path, desk):
 def test_one_at_a_time(tmp_path, desk):
     "DAT-7: a second download into the same store is told to wait."
     from filelock import FileLock
-    folder = tmp_path / "MES" / "downloads"
-    folder.mkdir(parents=True)
-    with FileLock(folder / "lock"), pytest.raises(RetryLater, match="another download into .* is running"): fetch(desk, tmp_path)
+    with FileLock(lock_file(tmp_path / "MES" / "downloads")), pytest.raises(RetryLater, match="another download into .* is running"): fetch(desk, tmp_path)
     assert desk.asked() == []
 
 
