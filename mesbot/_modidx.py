@@ -21,6 +21,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mesbot.bars._check_memory': ('bars.html#_check_memory', 'mesbot/bars.py'),
                              'mesbot.bars._check_read_alike': ('bars.html#_check_read_alike', 'mesbot/bars.py'),
                              'mesbot.bars._file_columns': ('bars.html#_file_columns', 'mesbot/bars.py'),
+                             'mesbot.bars._in_sessions': ('bars.html#_in_sessions', 'mesbot/bars.py'),
                              'mesbot.bars._instant': ('bars.html#_instant', 'mesbot/bars.py'),
                              'mesbot.bars._range': ('bars.html#_range', 'mesbot/bars.py'),
                              'mesbot.bars.audit_store': ('bars.html#audit_store', 'mesbot/bars.py'),

@@ -44,7 +44,7 @@ def write_bars(
     store: Path | str = "data", # root of the store, made when it does not exist
     where: Callable = row_name, # row position, from 0 -> its name in an error
     source: dict | None = None, # where the bars come from, for the manifest
-    series: str | None = None,  # a key of `store.SERIES`; None = 1s or 1m, by their length
+    series: str | None = None,  # a key of `tickfile.SERIES`; None = 1s or 1m, by their length
 ) -> int: # how many rows are new
     "Merge bars into the store, all or nothing; ValueError at the first stamp for which the store has another bar, or for bars that do not belong to a series."
     series = series or {1: "1s", 60: "1m"}.get(bars.bar_s, f"{bars.bar_s}s")
@@ -102,7 +102,7 @@ def load_size(
     start: str | dt.date | int | None = None, # as for `load_bars`
     end: str | dt.date | int | None = None,   # as for `load_bars`
     store: Path | str = "data",               # root of the store, or one parquet file
-    series: str = "1s",                       # a key of `store.SERIES`
+    series: str = "1s",                       # a key of `tickfile.SERIES`
 ) -> LoadSize:
     "How much memory `load_bars` would take; raises as it does."
     rows = count_rows(symbol, *_range(symbol, start, end), store, series)
@@ -129,7 +129,7 @@ def _file_columns(
     low: int | None,  # ns UTC
     high: int | None, # ns UTC, not included
     series: str,      # what is asked for
-) -> list: # six arrays in the order of `store.COLUMNS`
+) -> list: # six arrays in the order of `tickfile.COLUMNS`
     "The rows of somebody's file; ValueError when they are no bars, or of another length."
     parts = read_bars(path, symbol).bars
     if series not in parts: raise ValueError(f"{path.name} holds the series {' and '.join(parts)}, not {series}")
@@ -137,21 +137,31 @@ def _file_columns(
     a, b = 0 if low is None else np.searchsorted(bars.ts, low), n_bars(bars) if high is None else np.searchsorted(bars.ts, high)
     return [column[a:b] for column in bars[:6]]
 
+def _in_sessions(
+    columns: list,       # six arrays in the order of `tickfile.COLUMNS`, rows that were checked when they were stored
+    symbol: str,
+    series: str,
+    session: str | None, # "RTH", "ETH", or None for all
+) -> Bars:
+    "Stored rows as bars of these hours; ValueError for a row outside trading hours."
+    pointers, _ = sessions_of(columns[0], instrument(symbol).hours)
+    return filter_hours(Bars(*columns, pointers, symbol, SERIES[series]), session)[0]
+
 def load_bars(
     symbol: str,                              # a key of `core.INSTRUMENTS`
     start: str | dt.date | int | None = None, # trade date or UTC instant (int: ns), included; None = from the first bar
     end: str | dt.date | int | None = None,   # trade date or UTC instant (int: ns), not included; None = to the last bar
     session: str | None = None,               # "RTH", "ETH", or None for all; `filter_hours` also counts what it drops
     store: Path | str = "data",               # root of the store, or one parquet file
-    series: str = "1s",                       # a key of `store.SERIES`
+    series: str = "1s",                       # a key of `tickfile.SERIES`
 ) -> Bars: # n bars, n > 0
     "Bars from the store; FileNotFoundError when it has none of `symbol`, ValueError for a bad argument, when none lie in the range, or when they do not fit into memory."
     low, high = _range(symbol, start, end)
-    if Path(store).is_file() and not is_store_file(store): ts, *rest = _file_columns(Path(store), symbol, low, high, series)
+    if Path(store).is_file() and not is_store_file(store): columns = _file_columns(Path(store), symbol, low, high, series)
     else:
         _check_memory(symbol, low, high, store, series, times=2 if session else 1)
-        ts, *rest = load_columns(symbol, low, high, store, series)
-    bars = filter_hours(Bars(ts, *rest, sessions_of(ts, instrument(symbol).hours)[0], symbol, SERIES[series]), session)[0]
+        columns = load_columns(symbol, low, high, store, series)
+    bars = _in_sessions(columns, symbol, series, session)
     if n_bars(bars): return bars
     kind, range_ = f"{session} bars" if session else "bars", f"from {start or 'the first'} to {end or 'the last'}"
     has = "" if Path(store).is_file() else "; the store has {} to {}".format(*map(utc_text, stored_span(symbol, store, series)))
@@ -164,7 +174,7 @@ def iter_bars(
     end: str | dt.date | int | None = None,   # as for `load_bars`
     session: str | None = None,               # as for `load_bars`
     store: Path | str = "data",               # root of the store, or one file of its kind
-    series: str = "1s",                       # a key of `store.SERIES`
+    series: str = "1s",                       # a key of `tickfile.SERIES`
     sessions: int = 20,                       # how many trade dates at a time, >= 1
 ) -> Iterator: # of `Bars`, one behind the other, each with at least one bar
     "Yield the bars in parts of whole sessions; raises as `load_bars`, only that an empty range yields nothing."
@@ -177,8 +187,7 @@ def iter_bars(
     opens = session_table(*days, instrument(symbol).hours)["open"]
     cuts = [low, *opens[(opens > low) & (opens < high)][sessions - 1::sessions].tolist(), high]
     for a, b in zip(cuts, cuts[1:]):
-        ts, *rest = load_columns(symbol, a, b, store, series)
-        bars = filter_hours(Bars(ts, *rest, sessions_of(ts, instrument(symbol).hours)[0], symbol, SERIES[series]), session)[0]
+        bars = _in_sessions(load_columns(symbol, a, b, store, series), symbol, series, session)
         if n_bars(bars): yield bars
 
 # %% ../nbs/03_bars.ipynb #b4b83251
@@ -229,9 +238,9 @@ def import_bars(
     with path.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
     said = {"tz": tz or usual_zone(path), "stamp": stamp or usual_stamp(path), "column": column, "contract": contract, "snapped": snapped.prices or None, "snapped_points": snapped.points or None}
     source = {"file": path.name, "sha256": digest, "rows": n_bars(bars) + left_out} | {key: value for key, value in said.items() if value is not None}
-    try: _check_read_alike(symbol, store, parts, source)
-    except ValueError as e: raise ValueError(f"{path.name}: {e}") from None
-    try: added = write_together({series: list(part[:6]) for series, part in parts.items()}, symbol, store, where, source)
+    try:
+        _check_read_alike(symbol, store, parts, source)
+        added = write_together({series: list(part[:6]) for series, part in parts.items()}, symbol, store, where, source)
     except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f"{path.name}: {e}") from None
     unknown = int((session_info(bars)["known"] == 0).sum())
     return Imported(n_bars(bars) + left_out, added, int(bars.ts[0]), int(bars.ts[-1]), n_sessions(bars), bool(bars.volume.any()), unknown, bars.bar_s, *snapped, tuple(parts), left_out, trades)
@@ -240,12 +249,12 @@ def import_bars(
 def audit_store(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store
-    series: str = "1s",         # a key of `store.SERIES`
+    series: str = "1s",         # a key of `tickfile.SERIES`
 ) -> Audit:
     "What is wrong or worth knowing about the stored bars; FileNotFoundError when there are none, ValueError for a damaged month or bars that do not fit into memory."
     _check_memory(symbol, None, None, store, series, times=1.7)
     columns = load_columns(symbol, store=store, series=series)
-    audit = audit_bars(Bars(*columns, sessions_of(columns[0], instrument(symbol).hours)[0], symbol, SERIES[series]))
+    audit = audit_bars(Bars(*columns, np.array([0, len(columns[0])]), symbol, SERIES[series]))  # not cut yet: its hours are in doubt too
     strange = [] if Path(store).is_file() else manifest_faults(bars_folder(symbol, store, series))
     if not strange: return audit
     row = finding("manifest", len(strange), None, f"Months differ from the manifest: {'; '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}.")
@@ -269,7 +278,7 @@ def migrate_bars(
     source: Path | str, # a store, or a parquet file
     target: Path | str, # a parquet file that does not exist yet, or a store
     symbol: str,        # a key of `core.INSTRUMENTS`
-    series: str = "1s", # a key of `store.SERIES`
+    series: str = "1s", # a key of `tickfile.SERIES`
 ) -> int: # how many rows are now in both
     "Copy all bars of `symbol` between a store and one file and compare every row; ValueError and OSError leave the target as it was, but for a copy that does not read back."
     source, target = Path(source), Path(target)

@@ -363,3 +363,13 @@ def test_a_file_read_in_another_way_is_refused(tmp_path):
     for other in (dict(tz="America/Chicago"), dict(tz="America/New_York", stamp="close"), {}):
         with pytest.raises(ValueError, match="^a.csv: this file is in the store already, read with tz America/New_York and stamp open"): import_bars(tmp_path / "a.csv", "MES", tmp_path / "store", **other)
     assert fingerprint(tmp_path) == before
+
+
+def test_stored_rows_outside_trading_hours_are_audited(tmp_path):
+    "DAT-5: rows that got into the store past the door: a load refuses them, the audit names them."
+    bars = rows_at(afternoon(300))
+    wrong = pd.Timestamp("2024-01-08 22:30", tz="UTC").value  # 17:30 New York
+    mesbot.store.write_columns([np.append(column, column[-1:] if k else wrong) for k, column in enumerate(bars[:6])], "MES", tmp_path)
+    with pytest.raises(ValueError, match="17:30:00 New York lies outside trading hours"): load_bars("MES", store=tmp_path)
+    audit = mesbot.bars.audit_store("MES", tmp_path)
+    assert not audit.ok and "outside_hours" in audit.findings["kind"].tolist()
