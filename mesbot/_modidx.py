@@ -211,6 +211,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mesbot.holes.Spans': ('holes.html#spans', 'mesbot/holes.py'),
                               'mesbot.holes.Usual': ('holes.html#usual', 'mesbot/holes.py'),
                               'mesbot.holes.Usual.expected': ('holes.html#usual.expected', 'mesbot/holes.py'),
+                              'mesbot.holes._may_be_quiet': ('holes.html#_may_be_quiet', 'mesbot/holes.py'),
                               'mesbot.holes._pace': ('holes.html#_pace', 'mesbot/holes.py'),
                               'mesbot.holes.completeness_of': ('holes.html#completeness_of', 'mesbot/holes.py'),
                               'mesbot.holes.find_holes': ('holes.html#find_holes', 'mesbot/holes.py'),

@@ -54,7 +54,7 @@ def audit_bars(
     else:
         spans = open_spans(table, inst.hours)
         usual = usual_bars(ts, spans)
-        holed, gaps = hole_findings(ts, lambda row: close[row] * inst.tick, find_holes(ts, spans, usual, bar_s), spans, table, bar_s)
+        holed, gaps = hole_findings(ts, lambda row: close[row] * inst.tick, find_holes(ts, spans, usual, bar_s), spans, table, bar_s, columns[5])
         found += holed + uncovered_hours(usual, table)
         share = completeness_of(usual, table, ts[0], ts[-1])
     unknown = table[(table["known"] == 0) & (rows > 0)]

@@ -10,6 +10,8 @@ import errno
 import os
 import re
 import shutil
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +49,19 @@ def cached_features(
     folder = Path(folder)
     path, shape = _cache_file(bars, folder), (n_bars(bars), len(FEATURES))
     found = _whole_file(path, shape)
-    if found is not None: os.utime(path)  # used just now
+    if found is not None:
+        with suppress(FileNotFoundError): os.utime(path)  # used just now
     else:
         folder.mkdir(parents=True, exist_ok=True)
         needed, free = 4 * shape[0] * shape[1], shutil.disk_usage(folder).free
         if needed > free: raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB of features do not fit on the disk, {free / 1e6:,.0f} MB are free", str(folder))
-        aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        aside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
             room = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
             compute_features(bars, out=room).flush()
+            found = _whole_file(aside, shape)  # held from here on, whoever removes the file
             os.replace(aside, path)
         finally: aside.unlink(missing_ok=True)
         ours = [p for p in folder.glob("*.npy") if re.fullmatch(r"\w[\w-]*_[0-9a-f]{12}_[0-9a-f]{12}\.npy", p.name)]
         for old in sorted(ours, key=lambda p: p.stat().st_mtime_ns if p.exists() else 0)[:-keep]: old.unlink(missing_ok=True)
-        found = _whole_file(path, shape)
     return found

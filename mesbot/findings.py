@@ -15,7 +15,7 @@ from .sessions import Bars
 # %% ../nbs/02k_findings.ipynb #0d5c105d
 FAULTS = ("manifest", "empty", "length", "bad_stamp", "unordered", "duplicate", "off_grid", "crossed", "not_positive", "negative_volume", "outside_hours", "sessions",
           "missing_session", "gap", "missing_minutes", "spike", "jump", "stale")
-NOTES = ("roll_jump", "unknown_day", "partial", "holiday_part", "uncovered", "zero_volume", "no_volume")
+NOTES = ("roll_jump", "quiet_minutes", "unknown_day", "partial", "holiday_part", "uncovered", "zero_volume", "no_volume")
 
 def ny_text(
     ts: int, # ns UTC

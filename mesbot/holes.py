@@ -85,7 +85,7 @@ def usual_bars(
     return Usual(start, slot, session, bars, np.interp(slot, usual.index, usual, left=0, right=0))
 
 # %% ../nbs/02l_holes.ipynb #88b2ba33
-_MIN_S, _MIN_EXPECTED, _MIN_SHARE, _LONG_MINUTES = 60, 60, 0.95, 5  # the rule above
+_MIN_S, _MIN_EXPECTED, _MIN_SHARE, _LONG_MINUTES, _BUSY_VOLUME = 60, 60, 0.95, 5, 100  # the rule above
 _BLOCK = 1 << 22  # rows looked at together
 
 class Holes(NamedTuple):
@@ -124,12 +124,29 @@ def find_holes(
     of = np.repeat(np.arange(len(many)), many)
     span = low[of] + np.arange(len(of)) - np.repeat(many.cumsum() - many, many)
     start, end = np.maximum(start[of], spans.start[span]), np.minimum(end[of], spans.end[span])
+    busy = usual.start[usual.usual > 0]
+    if len(busy):  # a hole begins and ends where bars are usual, not in hours that no day has
+        later = np.append(busy, start.max(initial=0) + 1)[np.searchsorted(busy + _QUARTER, start, "right")]
+        sooner = np.append(busy + _QUARTER, 0)[np.searchsorted(busy, end) - 1]
+        inside = np.maximum(start, later) < np.minimum(end, sooner)
+        start, end = np.where(inside, np.maximum(start, later), start), np.where(inside, np.minimum(end, sooner), end)
     expected = usual.expected(end) - usual.expected(start)
     wrong = (end - start >= longest) & (expected * _pace(ts, usual, start, end) >= _MIN_EXPECTED)
     if bar_s == 60: wrong |= (end - start >= MINUTE) & (expected >= _MIN_SHARE * (end - start) / MINUTE)
     return Holes(start, end, span, (of == 0) | (of == len(many) - 1), expected, wrong)
 
 # %% ../nbs/02l_holes.ipynb #536cfc85
+def _may_be_quiet(
+    ts: np.ndarray,     # (n,) int64 ns UTC, strictly rising
+    volume: np.ndarray, # (n,) contracts (shares)
+    start: int,         # ns UTC
+    end: int,           # ns UTC, not included
+) -> bool:
+    "Is a minute without a trade no wonder at this time?"
+    around = volume[slice(*np.searchsorted(ts, [start - 30 * MINUTE, end + 30 * MINUTE]))]
+    return len(around) == 0 or np.percentile(around, 10) < _BUSY_VOLUME
+
+# %% ../nbs/02l_holes.ipynb #be116e68
 def hole_findings(
     ts: np.ndarray,    # (n,) int64 ns UTC, strictly rising
     points: Callable,  # row position -> its close in points
@@ -137,6 +154,7 @@ def hole_findings(
     spans: Spans,     # from `open_spans`
     table: np.ndarray, # (m,) SESSION of the spans
     bar_s: int,        # length of a bar, s
+    volume: np.ndarray, # (n,) contracts (shares)
 ) -> tuple: # findings; (k, 2) int64 ns UTC, the spans to fetch again
     "What the holes mean."
     session = spans.session[holes.span]
@@ -147,7 +165,10 @@ def hole_findings(
     holiday = known & ~missing & ~holes.edge & spans.holiday[holes.span] & empty[holes.span]
     wrong = known & ~missing & ~holiday & holes.wrong
     short = wrong & ~holes.edge & (bar_s == 60) & (length < _LONG_MINUTES * MINUTE)
-    gap, partial, found = wrong & ~holes.edge & ~short, wrong & holes.edge, []
+    quiet = short.copy()
+    quiet[short] = [_may_be_quiet(ts, volume, a, b) for a, b in zip(holes.start[short], holes.end[short])]
+    short = short & ~quiet
+    gap, partial, found = wrong & ~holes.edge & ~short & ~quiet, wrong & holes.edge, []
     def days(mask): return len(np.unique(session[mask]))
     def add(kind, mask, count, what):
         if mask.any(): found.append(finding(kind, count, holes.start[mask][0], what))
@@ -162,12 +183,14 @@ def hole_findings(
                                    f"about {holes.expected[k]:,.0f} bars are missing, and the price moved {moved:+,.10g} points across it.")
     add("missing_minutes", short, length[short].sum() // MINUTE,
         f"{many(int(length[short].sum() // MINUTE), 'minute is', 'minutes are')} missing on {many(days(short), 'day', 'days')}.")
+    add("quiet_minutes", quiet, length[quiet].sum() // MINUTE,
+        f"{many(int(length[quiet].sum() // MINUTE), 'minute has', 'minutes have')} no bar at times when so little trades that it may be chance.")
     add("partial", partial, days(partial), f"The data begin or end inside a session: {minutes(partial)} minutes of the first or last one are not in it.")
     add("holiday_part", holiday, days(holiday), f"{many(days(holiday), 'session lacks', 'sessions lack')} the part before a holiday's halt; nothing is traded there.")
     again = missing | gap | short
     return found, np.stack([holes.start[again], holes.end[again]], axis=1)
 
-# %% ../nbs/02l_holes.ipynb #be116e68
+# %% ../nbs/02l_holes.ipynb #c730d42b
 def completeness_of(
     usual: Usual,     # from `usual_bars`
     table: np.ndarray, # (m,) SESSION

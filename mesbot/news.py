@@ -134,7 +134,7 @@ def near_news(
     kinds: tuple = tuple(Release), # which; all unless told
 ) -> np.ndarray: # (n,) bool
     "Which instants lie from `before_s` before to `after_s` after a known release; ValueError for a negative span. False outside the covered years."
-    if not (before_s >= 0 and after_s >= 0): raise ValueError(f"before_s and after_s must be >= 0, got {before_s} and {after_s}")
+    if not (0 <= before_s < 1e9 and 0 <= after_s < 1e9): raise ValueError(f"before_s and after_s must be >= 0 and finite, got {before_s} and {after_s}")
     news = _all_news()
     news = np.append(news["ts"][np.isin(news["kind"], [Release(k) for k in kinds])], np.iinfo(np.int64).max)  # and one that never comes
     ts = np.asarray(ts, np.int64)

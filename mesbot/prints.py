@@ -71,6 +71,7 @@ def _price_marks_nb(pointers, ts, open, high, low, close, volume, spike, jump, s
 
 # %% ../nbs/02m_prints.ipynb #ee5f38f8
 _ROLL_SHARE, _ROLL_TIMES = 0.002, 6  # of the price; of the usual move between sessions
+_SCALE_SHARE = 0.25                  # of the price
 
 def _in_roll_week(
     dates: np.ndarray, # (m,) trade dates, days since 1970-01-01
@@ -111,9 +112,12 @@ def price_findings(
     marks, tick, run = np.zeros(len(ts), np.uint8), instrument(bars.symbol).tick, 60 if volume.any() else 300
     yard = float((high[:1000] - low[:1000]).mean()) if len(ts) else 1.0
     _price_marks_nb(pointers, *rows, spike, jump, run, yard, bars.bar_s * SECOND, marks)
-    moves = np.append(0, open[pointers[1:-1]].astype(np.int64) - close[pointers[1:-1] - 1]) * tick
-    rolled = _roll_jumps(moves[:len(dates)], dates, bars.symbol, _ROLL_SHARE * tick * np.append(0, close[pointers[1:-1] - 1])[:len(dates)])
+    opens = pointers[1:-1]
+    last = tick * np.append(0, close[opens - 1])[:len(dates)]  # points, of the session before
+    moves = tick * np.append(0, open[opens].astype(np.int64) - close[opens - 1])[:len(dates)]
+    rolled = _roll_jumps(moves, dates, bars.symbol, _ROLL_SHARE * last)
     spikes, jumps, stale = (np.flatnonzero(marks & mark) for mark in (SPIKE, JUMP, STALE))
+    jumps = np.union1d(jumps, pointers[np.flatnonzero(np.abs(moves) > _SCALE_SHARE * last)])  # between sessions too
     first = np.diff(spikes, prepend=-2) > 1
     before = close[spikes[first] - 1][first.cumsum() - 1]  # the close before the run of bars that is a spike
     up, down = high[spikes] - before, low[spikes] - before

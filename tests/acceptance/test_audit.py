@@ -208,6 +208,7 @@ def test_a_hole_on_either_side_of_the_change_of_the_clocks(spring, day):
 
 def test_missing_minutes(minutes):
     "DAT-5: every minute of a dense file counts; from five on it is a gap; a hole over the break is two."
+    minutes = minutes._replace(volume=minutes.volume * 100)  # a busy market
     audit = audit_bars(cut(minutes, ("2024-11-19 03:00", "2024-11-19 03:01"), ("2024-11-20 10:00", "2024-11-20 10:03")))
     assert kinds(audit) == {"missing_minutes": 4} and found(audit, "missing_minutes")["first"] == "2024-11-19 03:00:00" and "2 days" in found(audit, "missing_minutes")["what"]
     np.testing.assert_array_equal(audit.gaps[1], [ns("2024-11-20 10:00"), ns("2024-11-20 10:03")])
@@ -372,3 +373,38 @@ def test_a_spike_may_last_three_bars():
     for away, bars in ((3, 3), (4, 0)):
         close = np.array([100, *[150] * away, 100, 100], np.int32)
         assert _away_nb(close, 1, len(close), 10.0) == bars
+
+
+def test_a_minute_without_a_trade_may_be_chance(minutes):
+    "DAT-5: where little trades, a minute or two without a bar is a note and nothing to fetch again; so minutes made of clean seconds have no fault."
+    from mesbot.resample import resample_bars
+    from mesbot.synth import synthetic_market
+    audit = audit_bars(cut(minutes, ("2024-11-19 03:00", "2024-11-19 03:01"), ("2024-11-20 10:00", "2024-11-20 10:03")))
+    assert audit.ok and kinds(audit) == {"quiet_minutes": 4} and len(audit.gaps) == 0
+    for seed in (1, 5): assert audit_bars(resample_bars(synthetic_market(20, seed, start="2024-01-02").bars, 60)).ok
+
+
+@pytest.mark.parametrize("bar_s", [1, 60])
+def test_holes_at_the_edges_of_the_hours_a_file_covers(bar_s):
+    "DAT-5: in a file of regular hours only, a hole at 09:30 or 16:00 and a whole day end where the usual hours end."
+    from mesbot.resample import resample_bars
+    from mesbot.sessions import filter_hours
+    from mesbot.synth import synthetic_market
+    regular, _ = filter_hours(synthetic_market(12, 3, start="2024-02-26").bars, "RTH")
+    if bar_s == 60: regular = resample_bars(regular, 60, keep_last=True)
+    for start, end in (("09:30", "10:00"), ("15:30", "16:00"), ("09:30", "16:00")):
+        audit = audit_bars(cut(regular, (f"2024-03-06 {start}", f"2024-03-06 {end}")))
+        assert not audit.ok and len(audit.gaps) == 1, (start, end, kinds(audit))
+        a, b = ny_time(audit.gaps[0])
+        assert abs((a - pd.Timestamp(f"2024-03-06 {start}", tz=NY)).total_seconds()) <= 60 and abs((b - pd.Timestamp(f"2024-03-06 {end}", tz=NY)).total_seconds()) <= 60, (a, b)
+
+
+@pytest.mark.parametrize("times", [10, 4, 2])
+def test_another_scale_from_a_session_on(times):
+    "DAT-5: prices of another scale are a jump also when they begin between two sessions."
+    from mesbot.synth import synthetic_market
+    bars = synthetic_market(6, 1, start="2024-04-01").bars
+    turn = bars.sessions[3]
+    prices = [np.r_[column[:turn], column[turn:] * times] for column in bars[1:5]]
+    audit = audit_bars(bars._replace(open=prices[0], high=prices[1], low=prices[2], close=prices[3]))
+    assert not audit.ok and bars.ts[turn] in audit.places.loc[audit.places["kind"] == "jump", "ts"].tolist()
