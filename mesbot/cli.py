@@ -89,7 +89,7 @@ def report(
     check_name(name)
     if Path(settings.paths.runs).exists() and not Path(settings.paths.runs).is_dir(): raise ValueError(f"{settings.paths.runs} is a file; run folders need a folder")
     bars, source, planted = load_market(settings, data, symbol, start, end)
-    typer.echo(f"{source['title']}: {len(bars.ts):,} bars in {len(bars.sessions) - 1} session{'s' * (len(bars.sessions) != 2)}")
+    typer.echo(f"{source['title']}: {len(bars.ts):,} bar{'s' * (len(bars.ts) != 1)} in {len(bars.sessions) - 1} session{'s' * (len(bars.sessions) != 2)}")
     walk, path = make_report(bars, settings, source, name, planted, progress=True)
     typer.echo(summary_lines(walk))
     typer.echo(str(path))
