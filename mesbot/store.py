@@ -152,6 +152,21 @@ def _one_writer(
                 if empty.is_dir() and not any(empty.iterdir()): empty.rmdir()
 
 # %% ../nbs/02g_store.ipynb #dd1c65fe
+def _with_source(
+    sources: list,       # of the manifest
+    source: dict | None, # of what is to be written
+    added: int,          # rows
+    folder: Path,        # for the words of an error
+) -> list:
+    "The sources with one more, or with more rows of the last; ValueError when made-up bars would come among real ones."
+    made_up = "synthetic" in (source or {})
+    if any(("synthetic" in old) != made_up for old in sources):
+        raise ValueError(f"{folder} holds " + ("bars of another kind; a synthetic market needs a store of its own" if made_up else "a synthetic market; real bars need a store of their own"))
+    if not source: return sources
+    if sources and source == {k: v for k, v in sources[-1].items() if k != "added"}: added, sources = added + sources[-1]["added"], sources[:-1]
+    return sources + [source | {"added": added}]
+
+# %% ../nbs/02g_store.ipynb #29c9de84
 def _stage(
     columns: list,          # six arrays in the order and dtypes of `COLUMNS`, sorted by time, each stamp once
     symbol: str,            # whose ticks: a key of `core.INSTRUMENTS`
@@ -177,7 +192,7 @@ def _stage(
         months[str(month)], added = _month_facts(aside), added + int(fresh)
         sync(aside.parent)
     if added:
-        sources = manifest["sources"] + ([source | {"added": added}] if source else [])
+        sources = _with_source(manifest["sources"], source, added, folder)
         text = {"symbol": symbol, "tick": inst.tick, "series": series, "months": dict(sorted(months.items())), "sources": sources}
         (folder / "manifest.json.next").write_text(json.dumps(text, indent=1) + "\n")
         sync(folder / "manifest.json.next")
@@ -192,7 +207,7 @@ def _commit(
     os.replace(folder / "commit.next", folder / "commit")
     sync(folder)
 
-# %% ../nbs/02g_store.ipynb #29c9de84
+# %% ../nbs/02g_store.ipynb #e9eb9dc3
 def write_together(
     parts: dict,                 # series -> six arrays in the order and dtypes of `COLUMNS`, sorted by time, each stamp once
     symbol: str,                 # whose ticks: a key of `core.INSTRUMENTS`
@@ -219,7 +234,7 @@ def write_columns(
     "`write_together` of one series."
     return write_together({series: columns}, symbol, store, where, source)
 
-# %% ../nbs/02g_store.ipynb #613b39f4
+# %% ../nbs/02g_store.ipynb #451f8ce5
 def stored_files(
     symbol: str,                # a key of `core.INSTRUMENTS`
     store: Path | str = "data", # root of the store, or one file with everything in it
@@ -247,7 +262,7 @@ def stored_span(
         with open_file(path, instrument(symbol), series) as (_, footer): return first_last(footer)
     return stamps(first)[0], stamps(last)[1]
 
-# %% ../nbs/02g_store.ipynb #451f8ce5
+# %% ../nbs/02g_store.ipynb #20ef0b7c
 def _files_touched(
     symbol: str,
     low: int | None,    # ns UTC, included
