@@ -29,7 +29,7 @@ from .importers import raw_bars, read_bars, usual_zone
 from .resample import resample_bars
 from .sessions import (Bars, check_rows, check_seconds, cut_bars, data_hash, filter_hours, hours_mask, make_bars, n_bars, n_sessions,
                              session_info, take_sessions)
-from .store import bars_folder, count_rows, load_columns, manifest_faults, read_manifest, stored_span, write_columns, write_together
+from .store import bars_folder, count_rows, load_columns, manifest_faults, read_manifest, stored_span, synthetic_source, write_columns, write_together
 from .tables import usual_stamp
 from .tickfile import ROW_BYTES, SERIES, is_store_file, write_file
 from .ticks import BarStream, trades_to_bars
@@ -283,15 +283,15 @@ def migrate_bars(
     "Copy all bars of `symbol` between a store and one file and compare every row; ValueError and OSError leave the target as it was, but for a copy that does not read back."
     source, target = Path(source), Path(target)
     if source.is_file() == (target.suffix == ".parquet"): raise ValueError(f"one side must be a store and the other a .parquet file, got {source} and {target}")
-    bars = load_bars(symbol, store=source, series=series)
+    bars, made_up = load_bars(symbol, store=source, series=series), synthetic_source(symbol, source, series)
     if source.is_file():
-        write_bars(bars, target, source={"file": source.name, "rows": n_bars(bars)}, series=series)
+        write_bars(bars, target, source={"file": source.name, "rows": n_bars(bars)} | ({"synthetic": made_up} if made_up else {}), series=series)
         _check_copy(bars, target, series)
     else:
         if target.exists(): raise ValueError(f"{target} exists already; give a new file")
         aside = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
-            write_file(aside, list(bars[:6]), symbol, series)
+            write_file(aside, list(bars[:6]), symbol, series, made_up)
             _check_copy(bars, aside, series)
             os.replace(aside, target)
         finally: aside.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .days import whole
 from .facts import autocorrelations, clock_part, clock_profile, session_grids, step_shares
 from .market import synthetic_market
 from .recipe import RTH_S, SESSION_S, Recipe, check_recipe, mes_curves, mes_recipe
@@ -22,20 +23,21 @@ BLOCK_S, WINDOW_S, HOUR_S = 900, 300, 3600  # a quarter of an hour, five minutes
 def _of_session(
     close: np.ndarray, # (k,) ticks, every second
     busy: np.ndarray,  # (k,) how much was traded
-) -> np.ndarray: # (6,) hours, bounce, flurry and its scale, mood, jumps and their sizes: sums over whole hours
-    "The rulers on one session."
+) -> np.ndarray: # (7,) hours, bounce, flurry and its scale, mood, jumps and their sizes: sums over whole hours
+    "The rulers on one session; an hour with five dead minutes has a hole and does not count."
     hours = (len(close) - 11) // HOUR_S
-    change = np.diff(close)[:hours * HOUR_S]
+    good = (busy[:hours * HOUR_S].reshape(hours, -1, WINDOW_S).sum(2) > 0).all(1)
+    change = np.where(np.repeat(good, HOUR_S), np.diff(close)[:hours * HOUR_S], 0)
     usual = np.abs(close[10:] - close[:-10])[:hours * HOUR_S].reshape(-1, WINDOW_S).mean(1)      # movement of ten seconds
     sigma = np.repeat(np.maximum(usual * np.sqrt(np.pi / 20), 1e-9), WINDOW_S)                   # of one second, were it normal
     moved = (close[11:] - np.concatenate([close[:1].repeat(10), close[:-21]]))[:hours * HOUR_S]  # from ten seconds before to ten after
     stays = moved * change >= change**2 / 2                                                      # an odd print and the way back from it do not
     large = np.abs(change) >= np.maximum(8 * sigma, 4)
     jump, calm = large & stays, np.where(large, 0, change)                                       # one odd print must not pass for bounce
-    x = busy[:hours * HOUR_S].reshape(-1, BLOCK_S)
+    x = busy[:hours * HOUR_S].reshape(hours, -1, BLOCK_S)[good].reshape(-1, BLOCK_S)
     x = x - x.mean(1, keepdims=True)
-    mood = np.log(.1 + usual).reshape(hours, -1).var(1).sum()                                    # .1 tick: a dead hour has no mood
-    return np.array([hours, -(calm[1:] * calm[:-1]).sum() / HOUR_S, (x[:, 5:] * x[:, :-5]).sum(), (x * x).sum(), mood, jump.sum(), np.minimum(np.abs(change) / sigma, 50)[jump].sum()])
+    mood = np.log(.1 + usual).reshape(hours, -1)[good].var(1).sum()                                    # .1 tick: a dead hour has no mood
+    return np.array([good.sum(), -(calm[1:] * calm[:-1]).sum() / HOUR_S, (x[:, 5:] * x[:, :-5]).sum(), (x * x).sum(), mood, jump.sum(), np.minimum(np.abs(change) / sigma, 50)[jump].sum()])
 
 def rulers(
     bars: Bars, # n one-second bars
@@ -43,8 +45,8 @@ def rulers(
     "What the constants of a recipe are fitted by; ValueError when no hour is whole."
     volume = bars.volume[bars.volume > 0]
     parts = [_of_session(grid.close, np.sqrt(grid.volume) if len(volume) else grid.traded * 1.0) for grid in session_grids(bars) if len(grid.close) > HOUR_S + 10]
-    if not parts: raise ValueError("a fit needs an hour of bars in one session, got less")
-    hours, bounce, flurry, scale, mood, jumps, size = np.sum(parts, axis=0)
+    hours, bounce, flurry, scale, mood, jumps, size = np.sum(parts, axis=0) if parts else np.zeros(7)
+    if not hours: raise ValueError("a fit needs an hour of bars in one session without a hole of minutes, got less")
     return pd.Series({"bounce": bounce / hours, "flat": (bars.high == bars.low).mean(), "flurry": flurry / scale if scale > 1e-6 else 0.0, "mood": mood / hours,
                       "jumps": jumps / hours * SESSION_S / HOUR_S, "jump_size": size / jumps if jumps else np.nan, "contracts": volume.mean() if len(volume) else np.nan,
                       "sizes": np.log(volume).std() if len(volume) else np.nan, "hours": hours})
@@ -87,7 +89,7 @@ def _turn(
     mood = np.sqrt(np.clip(1 + more.mood / .35 / unrest, .25, 4))
     pull = np.clip(2 / prints, .25, .9)                                            # the more prints, the less the side of the last second matters
     out = {"lean": np.clip(recipe.lean - .6 / pull * more.bounce, 0, .48), "batch": batch, "branching": np.clip(recipe.branching + more.flurry / .2, 0, .9),
-           "slow_sd": max(mood * recipe.slow_sd, .05), "fast_sd": max(mood * recipe.fast_sd, .05)}
+           "slow_sd": np.clip(mood * recipe.slow_sd, .05, 1), "fast_sd": np.clip(mood * recipe.fast_sd, .05, 1)}
     if gain < 1:                                                                    # jumps come last: before, everything else is taken for them
         chance = 2 * np.sqrt(max(real.jumps, simulated.jumps, 1) * (1 / real.hours + 1 / simulated.hours) * SESSION_S / HOUR_S)
         seen = np.clip(simulated.jumps / max(recipe.shocks, .01), .25, .8)          # the share of jumps that is large enough to be noticed
@@ -144,9 +146,12 @@ def calibrate(
     rounds: int = 10,  # how often
     seed: int = 1,     # of the first round
 ) -> Calibration:
-    "Fit a recipe to bars; ValueError for longer bars, fewer than 1,000, less than an hour in a session, or a price that never moves."
+    "Fit a recipe to bars; ValueError for longer bars, fewer than 1,000, no hour without a hole, a price that never moves, or one that moves 40 ticks a second."
     _check_bars(bars)
+    whole("sessions", sessions, 1), whole("rounds", rounds, 1)
     real, profile, mes = rulers(bars), clock_profile(bars, BLOCK_S), mes_curves()
+    if not len(profile): raise ValueError("a fit needs a quarter of an hour by the clock, got none")
+    if (loudest := profile["volatility"].max()) > 40: raise ValueError(f"these bars move {loudest:.0f} ticks per root second; a market of single ticks can make 40 at most")
     covered = np.isin(np.arange(SESSION_S) // BLOCK_S * BLOCK_S, profile.index)
     low, high = int(profile.index[0]), int(profile.index[-1]) + BLOCK_S
     amount = real.hours * HOUR_S / covered.sum()

@@ -40,9 +40,9 @@ def load_market(config, data, symbol, start, end):
                              "oracle_ic": oracle_ic(m.alpha, config.labels.horizon_s, lag_s=0)}, known_signal(market) if m.alpha else None
     from mesbot.bars import load_bars
     from mesbot.core import instrument
-    from mesbot.store import bars_folder, read_manifest
+    from mesbot.store import synthetic_source
     bars = load_bars(symbol, start, end, store=data)
-    made_up = next((source["synthetic"] for source in read_manifest(bars_folder(symbol, data))["sources"] if "synthetic" in source), None)
+    made_up = synthetic_source(symbol, data)
     title = f"{instrument(symbol).name} from the store" if made_up is None else f"Synthetic {symbol} from the store, seed {made_up['seed']}, alpha {made_up['alpha']}"
     return bars, {"kind": "store", "title": title, "symbol": symbol, "start": start, "end": end}, None
 

@@ -174,5 +174,6 @@ def data_synth(
     "Make a synthetic market of MES, month by month, straight into a store."
     from mesbot.core import MES
     from mesbot.synth import write_market
+    if not MES.tick <= level <= 1e7: raise ValueError(f"level must be from {MES.tick:g} to 10,000,000 points, got {level:g}")
     rows = write_market(store, sessions, seed, alpha, mode, start, scale=scale, activity=activity, level=MES.to_ticks(level), quotes=quotes)
     typer.echo(f"{rows:,} synthetic bars of MES in {sessions} session{'s' * (sessions != 1)} in {store}, " + (f"with a planted edge of alpha {alpha:g} ({mode})" if alpha else "without any edge"))

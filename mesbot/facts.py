@@ -34,12 +34,14 @@ def session_grids(
     bars: Bars,                       # n one-second bars
     prints: np.ndarray | None = None, # (n,) prints of each bar, where they are known
 ) -> Iterator: # of `SessionGrid`, one a session that has bars between 18:00 and 17:00
-    "Yield the sessions one by one, so that memory stays small; ValueError for longer bars."
+    "Yield the sessions one by one, so that memory stays small; ValueError for longer bars, other prints, or when there is none."
     check_seconds(bars)
-    info = session_info(bars)
+    if prints is not None and len(prints) != len(bars.ts): raise ValueError(f"prints must have {len(bars.ts):,} values, one a bar, got {len(prints):,}")
+    info, some = session_info(bars), False
     for day, start, a, b in zip(info, utc_ns(info["date"].astype("M8[D]"), "18:00", -1), bars.sessions, bars.sessions[1:]):
         a, b = a + np.searchsorted(bars.ts[a:b], [start, start + SESSION_S * SECOND])
         if a == b: continue
+        some = True
         at = (bars.ts[a:b] - start) // SECOND
         first, steps = int(at[0]), np.diff(at, append=at[-1] + 1)
         def spread(values):
@@ -50,6 +52,7 @@ def session_grids(
         yield SessionGrid(first, np.repeat(bars.close[a:b].astype(np.float64), steps), spread(1) > 0, spread(bars.volume[a:b]),
                           spread(np.nan if prints is None else prints[a:b]), instrument(bars.symbol).to_points(bars.high[a:b].max() - bars.low[a:b].min()),
                           bool((at[-1] - first + 1) * SECOND >= .9 * hours))
+    if not some: raise ValueError("facts need bars between 18:00 and 17:00 New York, got none")
 
 # %% ../nbs/03j_facts.ipynb #fcc68d2a
 HOUR_S = 3600
@@ -130,9 +133,8 @@ def market_facts(
     bars: Bars,                       # n one-second bars, whole sessions or a part of a day
     prints: np.ndarray | None = None, # (n,) prints of each bar, such as `Market.prints`
 ) -> pd.Series: # statistic -> value; NaN where the bars do not cover the hours
-    "Stylised facts of a market; ValueError for bars that are not of one second or for no bars between 18:00 and 17:00."
+    "Stylised facts of a market; ValueError for bars that are not of one second, no bars between 18:00 and 17:00, or prints of another length."
     days = pd.DataFrame([session_sums(grid) for grid in session_grids(bars, prints)])
-    if not len(days): raise ValueError("facts need bars between 18:00 and 17:00 New York, got none")
     s, log_range = days.sum(), np.log(days["range"].dropna())
     def sd(zone): return np.sqrt(_ratio(s[f"{zone} 2"], s[f"{zone} n"]))
     def acf(zone, lag): return _ratio(s[f"{zone} x{lag}"], s[f"{zone} 2"])

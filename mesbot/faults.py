@@ -284,7 +284,7 @@ class Faulty(NamedTuple):
 def plant_faults(
     bars: Bars,                 # n > 0 clean bars of 1 s or 60 s; not changed
     seed: int,                  # the same seed gives the same faults
-    kinds: list | None = None,  # names of `FAULT_KINDS`; None = all that need half an hour or a session and no roll's week
+    kinds: list | None = None,  # names of `FAULT_KINDS`; None = all that need half an hour or a session and no roll's week (nine sessions have room for them)
     each: int = 1,              # how many of each, >= 1
 ) -> Faulty:
     "Spoil bars; ValueError for no bars, bars of another length, an unknown kind, each < 1, or no room for a fault."
@@ -292,6 +292,7 @@ def plant_faults(
     if bars.bar_s not in (1, 60): raise ValueError(f"bars must be of 1 s or 60 s, got {bars.bar_s} s")
     if each < 1: raise ValueError(f"each must be >= 1, got {each}")
     kinds = [name for name, kind in FAULT_KINDS.items() if kind.place in ("hours", "step", "session")] if kinds is None else kinds
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     unknown = [name for name in kinds if name not in FAULT_KINDS]
     if unknown: raise ValueError(f"unknown fault {unknown[0]!r}; known: {', '.join(FAULT_KINDS)}")
     rng, day = np.random.default_rng(seed), (np.array([bars.ts[0], bars.ts[-1]]) // (24 * HOUR)).astype("M8[D]")
@@ -299,7 +300,7 @@ def plant_faults(
     pieces, planted, lift, done, out = [], [], 0, 0, 0
     def copies(a, b): return {name: column[a:b] + lift if name in PRICE_COLUMNS else column[a:b].copy() for name, column in columns.items()}
     columns = {name: column.astype(np.float64) if name in PRICE_COLUMNS else column for name, column in zip(COLUMNS, bars)}
-    for start, end, name in _draw_places(bars, list(kinds) * each, rng):
+    for start, end, name in _draw_places(bars, kinds * each, rng):
         a, b = np.searchsorted(bars.ts, [start, end])
         bad = FAULT_KINDS[name].spoil(_Stretch(copies(a, b), start, end, bars.bar_s * SECOND, table), rng)
         finding = "missing_minutes" if name == "lost_minutes" and bars.bar_s == 60 else FAULT_KINDS[name].finding

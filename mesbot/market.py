@@ -20,9 +20,10 @@ import numpy as np
 
 from .bars import Bars, bars_folder, read_manifest, write_together
 from .core import MES, SECOND
-from .days import SESSION, chance, plan_days, shocks_of_day
+from .days import SESSION, chance, plan_days, shocks_of_day, whole
 from .recipe import SESSION_S, Recipe, check_recipe, mes_recipe
 from .tape import Edge, new_tape, write_session
+from .tickfile import SERIES
 
 # %% ../nbs/03g_market.ipynb #6d8e72bc
 _ROWS = ("second", "open", "high", "low", "close", "volume", "prints") # what there is for each bar
@@ -53,7 +54,7 @@ def known_signal(
 def quote_bars(
     market: Market, # n bars
 ) -> tuple: # bid, ask: `Bars` with the rows of the bars
-    "Bid and ask as bars without volume: open is the quote as the second begins, close as it ends, high and low the larger and smaller of the two."
+    "Bid and ask as bars without volume: open is the quote as the second begins (in a session's first second, as it ends), close as it ends, high and low the larger and smaller of the two."
     begins = at_bars(market, np.column_stack([market.bid[:, :1], market.bid[:, :-1]]))
     ends = at_bars(market, market.bid)
     bid = (begins, np.maximum(begins, ends), np.minimum(begins, ends), ends)
@@ -82,19 +83,20 @@ def _simulate(
     ts, pointers = np.empty(days["seconds"].sum(), np.int64), np.zeros(len(days) + 1, np.int64)
 
     def write(d, tape):
-        n, rng = days["seconds"][d], chance(seed, SESSION, which.start + d)
+        n, rng = days["seconds"][d], chance(seed, SESSION, days["date"][d])
         shocks = shocks_of_day(rng, days["news"][d], days["level"][d], n, recipe)
         return write_session(rng, recipe, edge, days["level"][d], shocks, tape._replace(bid=bid[d, :n], signal=signal[d, :n], sigma=sigma[d, :n]))
 
     def collect(d, tape, rows, price):
-        opening = price + round(price * days["carry"][d]) + days["gap_ticks"][d]
+        opening = price + round(price * days["carry"][d]) + int(days["gap_ticks"][d])
+        if opening > 2**29: raise ValueError(f"the price rose to {opening:,} ticks on {days['date'][d]}; lower level, got {recipe.level:g} ticks")
         a, b = pointers[d], pointers[d] + rows
         for name in _ROWS: out[name][a:b] = getattr(tape, name)[:rows]
         for name in _ROWS[1:5]: out[name][a:b] += np.int32(opening)
         ts[a:b] = days["open_ns"][d] + out["second"][a:b] * np.int64(SECOND)
         bid[d] += np.int32(opening)
         bid[d, days["seconds"][d]:] = bid[d, days["seconds"][d] - 1]
-        if (low := min(bid[d].min(), out["low"][a:b].min(initial=opening))) < 1: raise ValueError(f"the price fell to {low} ticks on {days['date'][d]}; raise level, got {recipe.level:g}")
+        if (low := min(bid[d].min(), out["low"][a:b].min(initial=opening))) < 1: raise ValueError(f"the price fell to {low} ticks on {days['date'][d]}; raise level, got {recipe.level:g} ticks")
         pointers[d + 1] = b
         return int(bid[d, -1])
 
@@ -112,15 +114,17 @@ LEAK = .10                             # lean of prints in mode "leak"
 
 def _order(sessions, seed, alpha=0.0, mode="observable", start="2024-01-02", recipe=None, threads=None, **changes) -> _Order:
     "Check what `synthetic_market` was asked; ValueError as there."
-    if not 0 <= alpha < math.inf: raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
+    if not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha < math.inf: raise ValueError(f"alpha must be a number >= 0 and finite, got {alpha!r}")
     if mode not in MODES: raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
-    if threads is not None and threads < 1: raise ValueError(f"threads must be >= 1, got {threads}")
+    threads = min(os.cpu_count() if threads is None else whole("threads", threads, 1), whole("sessions", sessions, 1))
     recipe = check_recipe(mes_recipe() if recipe is None else recipe, **changes)
     edge = Edge(float(alpha), mode != "observable", LEAK if mode == "leak" else 0.0)
     days = plan_days(sessions, seed, start, recipe)
-    words = {"sessions": int(sessions), "seed": int(seed), "alpha": float(alpha), "mode": mode, "first_date": str(days["date"][0]), **{name: float(value) for name, value in changes.items() if np.ndim(value) == 0},
-             "recipe": hashlib.sha256(np.concatenate([np.ravel(x) for x in recipe]).tobytes()).hexdigest()[:12]}
-    return _Order(days, seed, edge, recipe, threads or os.cpu_count(), words)
+    mes = mes_recipe()
+    turned = {name: value for name, value, usual in zip(Recipe._fields[2:], recipe[2:], mes[2:]) if value != usual}
+    words = {"sessions": int(sessions), "seed": int(seed), "alpha": float(alpha), "mode": mode, "first_date": str(days["date"][0]), **turned,
+             "curves": hashlib.sha256(np.concatenate(recipe[:2]).tobytes()).hexdigest()[:12]}
+    return _Order(days, seed, edge, recipe, threads, words)
 
 def synthetic_market(
     sessions: int,                # how many trade dates, >= 1
@@ -164,15 +168,17 @@ def write_market(
     quotes: bool = True, # write bid and ask of every bar too
     **how,               # likewise
 ) -> int: # bars written
-    "Make a market straight into a store, month by month; ValueError as `synthetic_market`, or when the store has other bars of MES."
+    "Make a market straight into a store, month by month; ValueError as `synthetic_market`, or when the store has other bars of MES, of any series."
     order, rows = _order(sessions, seed, *args, **how), 0
-    for series in ("1s", "1s_bid", "1s_ask"):
-        folder = bars_folder(MES.symbol, store, series)
-        if any(folder.glob("*/*.parquet")) and any(old.get("synthetic") != order.words for old in read_manifest(folder)["sources"] or [{}]):
+    source = {"synthetic": order.words | {"quotes": quotes}}
+    for folder in (bars_folder(MES.symbol, store, series) for series in SERIES):
+        if any(folder.glob("*/*.parquet")) and any(old.get("synthetic") != source["synthetic"] for old in read_manifest(folder)["sources"] or [{}]):
             raise ValueError(f"{folder} holds other bars already; a synthetic market needs a store of its own")
-    for piece in _pieces(order):
-        parts = {"1s": list(piece.bars[:6])}
-        if quotes: parts |= {series: list(bars[:6]) for series, bars in zip(("1s_bid", "1s_ask"), quote_bars(piece))}
-        write_together(parts, MES.symbol, store, source={"synthetic": order.words})
-        rows += len(piece.bars.ts)
+    try:
+        for piece in _pieces(order):
+            parts = {"1s": list(piece.bars[:6])}
+            if quotes: parts |= {series: list(bars[:6]) for series, bars in zip(("1s_bid", "1s_ask"), quote_bars(piece))}
+            write_together(parts, MES.symbol, store, source=source)
+            rows += len(piece.bars.ts)
+    except ValueError as e: raise ValueError(f"{e}; {rows:,} bars were written before that: remove {bars_folder(MES.symbol, store).parent}" if rows else str(e)) from None
     return rows

@@ -17,7 +17,8 @@ from .market import Market, at_bars
 def _self_normalised(
     x: np.ndarray, # any shape; uncorrelated, mean 0 if nothing is wrong
 ) -> float: # 0 where all is 0
-    "Sum over the root of the sum of squares: about standard normal, also with heavy tails."
+    "Sum over the root of the sum of squares: about standard normal, also with heavy tails. ValueError for numbers that are not finite."
+    if not np.isfinite(x).all(): raise ValueError(f"a z-score needs finite numbers, got {x[~np.isfinite(x)][0]}")
     power = (x * x).sum()
     return float(x.sum() / math.sqrt(power)) if power > 0 else 0.0
 
@@ -25,10 +26,10 @@ def martingale_z(
     bid: np.ndarray,  # (sessions, seconds) ticks at the end of each second
     step_s: int = 30, # length of a move, seconds
 ) -> tuple[float, float]: # z of the mean move, z of the product of neighbouring moves
-    "Self-normalised z-scores; beyond +-3.3 the bid is not a martingale. ValueError when a session is shorter than two moves."
-    if step_s < 1 or np.ndim(bid) != 2 or np.shape(bid)[1] <= 2 * step_s:
-        raise ValueError(f"step_s must be >= 1 and leave two moves in a row of bid, got {step_s} for bids of shape {np.shape(bid)}")
-    move = np.diff(bid[:, ::step_s].astype(np.float64), axis=1)
+    "Self-normalised z-scores; beyond +-3.3 the bid is not a martingale. ValueError when a session is shorter than two moves, or for bids that are no numbers."
+    if not isinstance(step_s, (int, np.integer)) or step_s < 1 or np.ndim(bid) != 2 or np.shape(bid)[1] <= 2 * step_s:
+        raise ValueError(f"step_s must be a whole number >= 1 and leave two moves in a row of bid, got {step_s} for bids of shape {np.shape(bid)}")
+    move = np.diff(np.asarray(bid)[:, ::step_s].astype(np.float64), axis=1)
     return _self_normalised(move), _self_normalised(move[:, 1:] * move[:, :-1])
 
 # %% ../nbs/03h_martingale.ipynb #64ee5f1b
@@ -96,7 +97,7 @@ def mean_trip(
     trips: RoundTrips,
     expected_ticks: float, # -(1 + commission) is the theorem, 0 asks whether the rule earns anything
 ) -> TripMean:
-    "Mean P&L of a trip, and how far it lies from what was expected; beyond +-3.3 is no accident."
+    "Mean P&L of a trip, and how far it lies from what was expected; beyond +-3.3 is no accident. ValueError for NaN."
     n = len(trips.ticks)
     excess = np.bincount(trips.session, trips.ticks - expected_ticks) if n else np.zeros(0)
     return TripMean(n, float(trips.ticks.mean()) if n else math.nan, _self_normalised(excess))

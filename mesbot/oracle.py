@@ -21,7 +21,7 @@ from .tape import SIGNAL_TAU_S
 # %% ../nbs/03i_oracle.ipynb #d836999b
 def _check(alpha: float, horizon_s: int, lag_s: int, cost_ticks: float = 0.0):
     "ValueError for a number that makes no sense."
-    if not 0 <= alpha < math.inf: raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
+    if not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha < math.inf: raise ValueError(f"alpha must be a number >= 0 and finite, got {alpha!r}")
     if isinstance(horizon_s, bool) or not isinstance(horizon_s, (int, np.integer)) or not 1 <= horizon_s < SESSION_S:
         raise ValueError(f"horizon_s must be a whole number from 1 to {SESSION_S - 1}, got {horizon_s}")
     if isinstance(lag_s, bool) or not isinstance(lag_s, (int, np.integer)) or not 0 <= lag_s < SESSION_S:
@@ -161,7 +161,7 @@ def oracle_sharpe(
     recipe: Recipe | None = None, # None: volatility stands still while a trade is held
     instrument: Instrument = MES, # what a tick is worth
 ) -> Earned: # by formula
-    "What a trader earns who knows signal and volatility and trades when the forecast exceeds the cost. ValueError for a negative or NaN argument, or no sigma."
+    "What a trader earns who knows signal and volatility and trades when the forecast exceeds the cost; exact for a hidden signal, too little for an observable one. ValueError for a negative or NaN argument, or no sigma."
     chances, sigma = _chances(alpha, horizon_s, lag_s, cost_ticks), np.atleast_2d(np.asarray(sigma, np.float64))
     if sigma.ndim != 2 or sigma.size == 0: raise ValueError(f"sigma must have values, a row a day, got shape {sigma.shape}")
     if not (fine := np.isfinite(sigma) & (sigma >= 0)).all(): raise ValueError(f"sigma must be >= 0 and finite, got {sigma[~fine][0]}")

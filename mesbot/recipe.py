@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
     fast_tau: float = 90.0           # ... and a fast one, seconds
     fast_sd: float = .30
     burst_tau: float = 300.0         # extra volatility after news dies away, seconds
-    news: float = 1.0                # multiplies the jumps of scheduled news; 0: none
+    news: float = 1.0                # multiplies scheduled news, jump and burst; 0: none
     news_burst: float = 1.2          # extra volatility of news of ordinary size, multiples of the normal
     shocks: float = .8               # unscheduled jumps a session
     shock_ticks: float = 12.0        # their sd, times the volatility curve
@@ -74,24 +74,31 @@ def mes_recipe(
     "The recipe of MES, with changes; ValueError as `check_recipe`."
     return check_recipe(Recipe(*mes_curves()), **changes)
 
+_LIMITS = {  # of a field: from, to
+    "scale": (1e-6, 1e6), "activity": (1e-6, 1e6), "level": (1, 2**28), "carry": (-1, 1), "quick_day_sd": (0, 2), "slow_day_sd": (0, 2), "slow_sd": (0, 1.5), "fast_sd": (0, 1.5),
+    "slow_tau": (1, 1e9), "fast_tau": (1, 1e9), "burst_tau": (1, 1e9), "hawkes_tau": (1, 1e9), "news": (0, 100), "news_burst": (0, 100), "shock_burst": (0, 100), "shocks": (0, 10_000),
+    "shock_ticks": (0, 1e5), "gap_ticks": (0, 1e5), "weekend_gap_ticks": (0, 1e5), "branching": (0, .99), "batch": (1.001, 1e4), "rate_power": (0, 3), "rate_burst": (0, 100),
+    "move_prints": (0, 1), "size_extra": (0, 1e6), "size_sd": (0, 3), "lean": (0, .5), "shown": (1, 1e6)}
+_LOUDEST, _BUSIEST = 100, 10_000  # ticks per root second, prints per second: a second takes as many steps as it has moves and prints
+
 def check_recipe(
     recipe: Recipe,
     **changes: float, # fields to set
 ) -> Recipe: # with float fields
-    "The recipe with changes, if a market can be made of it; ValueError for an unknown name, a number that makes no sense, or more than 100 ticks per root second."
+    "The recipe with changes, if a market can be made of it; ValueError for an unknown name, no number, or a number out of its limits."
+    if not isinstance(recipe, Recipe): raise ValueError(f"recipe must be a Recipe, got {recipe!r}")
     for name in changes:
         if name not in Recipe._fields: raise ValueError(f"a recipe has no {name}; it has {', '.join(Recipe._fields)}")
     recipe = recipe._replace(**changes)
-    recipe = Recipe(*(np.ascontiguousarray(x, np.float64) for x in recipe[:2]), *map(float, recipe[2:]))
+    for name, value in zip(Recipe._fields, recipe):
+        try: recipe = recipe._replace(**{name: np.ascontiguousarray(value, np.float64) if name in ("vol", "rate") else float(value)})
+        except (TypeError, ValueError): raise ValueError(f"{name} must be {'numbers' if name in ('vol', 'rate') else 'a number'}, got {value!r}") from None
     for name, curve in zip(("vol", "rate"), recipe):
         if curve.shape != (SESSION_S,): raise ValueError(f"{name} must have {SESSION_S} values, one a second, got shape {curve.shape}")
         if not (np.isfinite(curve) & (curve > 0)).all(): raise ValueError(f"{name} must be > 0 and finite at every second, got {curve[~(np.isfinite(curve) & (curve > 0))][0]}")
-    limits = dict(branching=(0, .99), batch=(1.001, 1e6), move_prints=(0, 1), lean=(0, .5), shown=(1, 1e6), level=(1, 2**30), carry=(-1, 1))
-    positive = ("scale", "activity", "slow_tau", "fast_tau", "burst_tau", "hawkes_tau")
-    for name, value in zip(Recipe._fields[2:], recipe[2:]):
-        low, high = limits.get(name, (0, math.inf))
-        if not low <= value <= high or value == math.inf or name in positive and value == 0:
-            raise ValueError(f"{name} must be {f'from {low} to {high}' if name in limits else '> 0 and finite' if name in positive else '>= 0 and finite'}, got {value}")
-    loudest = recipe.vol.max() * recipe.scale * recipe.level / LEVEL
-    if loudest > 100: raise ValueError(f"a volatility of {loudest:.0f} ticks per root second is too much for moves of single ticks; it must be <= 100: lower scale or level")
+    for name, (low, high) in _LIMITS.items():
+        if not low <= getattr(recipe, name) <= high: raise ValueError(f"{name} must be from {low:,} to {high:,}, got {getattr(recipe, name)}")
+    loudest, busiest = recipe.vol.max() * recipe.scale * recipe.level / LEVEL, recipe.rate.max() * recipe.activity
+    if loudest > _LOUDEST: raise ValueError(f"a volatility of {loudest:.0f} ticks per root second is too much for moves of single ticks; it must be <= {_LOUDEST}: lower scale or level")
+    if busiest > _BUSIEST: raise ValueError(f"{busiest:.0f} prints per second are too many; they must be <= {_BUSIEST:,}: lower activity")
     return recipe

@@ -6,8 +6,8 @@
 __all__ = ['ACCEPTANCE', 'Calibration', 'FAULT_KINDS', 'LEAK', 'LEVEL', 'MODES', 'Market', 'RTH_S', 'Recipe', 'SESSION_S',
            'SIGNAL_CLIP', 'SIGNAL_NORM_TAU_S', 'SIGNAL_TAU_S', 'acceptance', 'at_bars', 'calibrate', 'check_recipe',
            'close_trades', 'iter_market', 'known_signal', 'market_facts', 'martingale_z', 'mean_trip', 'mes_recipe',
-           'missed_faults', 'oracle_ic', 'oracle_sharpe', 'plant_faults', 'planted_ic', 'quote_bars', 'quote_trades',
-           'synthetic_market', 'write_market']
+           'missed_faults', 'oracle_ic', 'oracle_sharpe', 'perfect_trader', 'plant_faults', 'planted_ic', 'quote_bars',
+           'quote_trades', 'synthetic_market', 'write_market']
 
 # %% ../nbs/04_synth.ipynb #2f7902fc
 from .calibrate import Calibration, calibrate
@@ -15,11 +15,11 @@ from .facts import ACCEPTANCE, acceptance, market_facts
 from .faults import FAULT_KINDS, missed_faults, plant_faults
 from .market import LEAK, MODES, Market, at_bars, iter_market, known_signal, quote_bars, synthetic_market, write_market
 from .martingale import close_trades, martingale_z, mean_trip, quote_trades
-from .oracle import oracle_ic, oracle_sharpe, planted_ic
+from .oracle import oracle_ic, oracle_sharpe, perfect_trader, planted_ic
 from .recipe import LEVEL, RTH_S, SESSION_S, Recipe, check_recipe, mes_recipe
 from .tape import SIGNAL_CLIP, SIGNAL_NORM_TAU_S, SIGNAL_TAU_S
 
 # %% ../nbs/04_synth.ipynb #dad01259
 _all_ = ["ACCEPTANCE", "Calibration", "FAULT_KINDS", "LEAK", "LEVEL", "MODES", "Market", "RTH_S", "Recipe", "SESSION_S", "SIGNAL_CLIP", "SIGNAL_NORM_TAU_S", "SIGNAL_TAU_S", "acceptance", "at_bars",
-         "calibrate", "check_recipe", "close_trades", "iter_market", "known_signal", "market_facts", "martingale_z", "mean_trip", "mes_recipe", "missed_faults", "oracle_ic", "oracle_sharpe", "plant_faults",
+         "calibrate", "check_recipe", "close_trades", "iter_market", "known_signal", "market_facts", "martingale_z", "mean_trip", "mes_recipe", "missed_faults", "oracle_ic", "oracle_sharpe", "perfect_trader", "plant_faults",
          "planted_ic", "quote_bars", "quote_trades", "synthetic_market", "write_market"]

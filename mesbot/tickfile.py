@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DTYPES', 'SERIES', 'ROW_BYTES', 'sync', 'write_file', 'damaged', 'open_file', 'first_last',
-           'touched_groups', 'load_files', 'is_store_file']
+           'touched_groups', 'load_files', 'is_store_file', 'synthetic_file']
 
 # %% ../nbs/02f_tickfile.ipynb #993ff2e2
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -40,9 +41,11 @@ def write_file(
     columns: list,  # six arrays in the order and the dtypes of `COLUMNS`
     symbol: str,    # whose ticks: a key of `core.INSTRUMENTS`
     series: str = "1s", # a key of `SERIES`
+    synthetic: dict | None = None, # how a generator made the rows; None = it did not
 ) -> None:
     "Write rows to one file and have it on the disk; OSError when the disk will not take it."
     meta = {"mesbot.symbol": symbol, "mesbot.tick": f"{instrument(symbol).tick:g}", "mesbot.series": series}
+    if synthetic: meta["mesbot.synthetic"] = json.dumps(synthetic)
     table = pa.Table.from_arrays([pa.array(c) for c in columns], schema=_SCHEMA.with_metadata(meta))
     with path.open("wb") as file:
         pq.write_table(table, file, compression="zstd", use_dictionary=False, write_page_checksum=True, row_group_size=1 << 17,  # rows a core reads at a time
@@ -138,3 +141,10 @@ def is_store_file(
     "Does it hold ticks as `write_file` writes them?"
     try: return b"mesbot.tick" in (pq.read_metadata(path).metadata or {})
     except (pa.ArrowException, OSError): return False
+
+def synthetic_file(
+    path: Path, # of `write_file`
+) -> dict | None: # None for real rows
+    "How a generator made the rows of a file."
+    words = (pq.read_metadata(path).metadata or {}).get(b"mesbot.synthetic")
+    return json.loads(words) if words else None

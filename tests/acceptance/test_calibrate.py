@@ -97,3 +97,15 @@ def test_what_cannot_be_fitted_is_refused():
                        (bars._replace(close=np.full_like(bars.close, 7)), "a fit needs prices that move"), (clock_part(bars, RTH_S[0], RTH_S[0] + 3000), "a fit needs an hour of bars in one session")):
         with pytest.raises(ValueError, match=words) as e: calibrate(bad)
         assert "\n" not in str(e.value)
+
+
+def test_a_hole_is_not_taken_for_a_calm_market():
+    "Twenty-five minutes missing on one day of three turn no knob; where every hour has its hole there is nothing to fit."
+    bars = clock_part(synthetic_market(3, 5, quick_day_sd=0, slow_day_sd=0).bars, *RTH_S)
+    hole = (bars.ts < bars.ts[9000]) | (bars.ts > bars.ts[9000] + 1500 * SECOND)
+    holed = make_bars(*(column[hole] for column in bars[:6]))
+    whole, parted = rulers(bars), rulers(holed)
+    assert parted.hours < whole.hours
+    np.testing.assert_allclose(parted[["mood", "flurry", "bounce"]], whole[["mood", "flurry", "bounce"]], rtol=.12)
+    every = bars.ts % (3600 * SECOND) > 900 * SECOND
+    with pytest.raises(ValueError, match="without a hole"): calibrate(make_bars(*(column[every] for column in bars[:6])))

@@ -165,7 +165,7 @@ def test_moving_volatility_is_counted_exactly():
         np.testing.assert_allclose(edge_seconds(horizon, lag, recipe), ticks, rtol=1e-9)
 
 
-@pytest.mark.parametrize("bad,word", ((dict(alpha=-.1), "alpha must be >= 0 and finite, got -0.1"), (dict(alpha=float("nan")), "alpha"), (dict(horizon_s=0), "horizon_s must be a whole number from 1"),
+@pytest.mark.parametrize("bad,word", ((dict(alpha=-.1), "alpha must be a number >= 0 and finite, got -0.1"), (dict(alpha=float("nan")), "alpha"), (dict(horizon_s=0), "horizon_s must be a whole number from 1"),
                                       (dict(horizon_s=2.5), "got 2.5"), (dict(horizon_s=SESSION_S), "horizon_s"), (dict(lag_s=-1), "lag_s must be a whole number from 0"), (dict(cost_ticks=float("nan")), "cost_ticks"),
                                       (dict(cost_ticks=-1), "cost_ticks must be >= 0"), (dict(sigma=[[1.0, -1.0]]), "sigma must be >= 0 and finite, got -1.0"), (dict(sigma=np.zeros((2, 2, 2))), "sigma must have values")))
 def test_bad_arguments_are_refused_in_one_line(bad, word):

@@ -93,7 +93,7 @@ def test_an_early_close_ends_the_bars_and_freezes_the_rest():
     assert market.second[market.bars.sessions[1] - 1] > 82_000          # the days before were whole
 
 
-@pytest.mark.parametrize("bad,word", ((dict(sessions=0), "sessions must be >= 1, got 0"), (dict(alpha=-.01), "alpha"), (dict(alpha=np.inf), "alpha"),
+@pytest.mark.parametrize("bad,word", ((dict(sessions=0), "sessions must be a whole number >= 1, got 0"), (dict(alpha=-.01), "alpha"), (dict(alpha=np.inf), "alpha"),
                                       (dict(alpha=np.nan), "alpha"), (dict(mode="magic"), "observable"), (dict(scale=0), "scale"), (dict(scale=np.nan), "scale")))
 def test_bad_arguments_are_refused_at_the_door(bad, word):
     with pytest.raises(ValueError, match=word): synthetic_market(**(dict(sessions=1, seed=1) | bad))

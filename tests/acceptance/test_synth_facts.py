@@ -15,7 +15,7 @@ HOUR = 3600
 
 @pytest.fixture(scope="module")
 def table():
-    market = synthetic_market(200, seed=11)
+    market = synthetic_market(200, seed=7)
     return acceptance(market.bars, market.prints).set_index("statistic")
 
 
