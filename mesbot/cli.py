@@ -74,7 +74,7 @@ def report(
     end: Annotated[str, typer.Option(help="Trade date to stop before.")] = None,
     sessions: Annotated[int, typer.Option(help="Length of the synthetic market.", show_default="60")] = None,
     alpha: Annotated[float, typer.Option(help="Size of its planted edge, 0 for none.", show_default="0.1")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of market, models and resampling.", show_default="7")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of market, models and resampling.", show_default="1")] = None,
     preset: Annotated[str, typer.Option(help="default or topstepx-2026.", show_default="default")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "report",
     runs: Annotated[Path, typer.Option(help="Where run folders go.", show_default="runs")] = None,

@@ -168,7 +168,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="MESBOT_", env_nested_delimiter="__")
     version: Literal[1] = 1
     preset: Literal[tuple(PRESETS)] = "default"
-    seed: Annotated[int, Field(ge=0, le=2**31)] = 7
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 1
     costs: Costs = Costs()
     risk: Risk = Risk()
     end_of_day: EndOfDay = EndOfDay()

@@ -53,7 +53,8 @@ def store_of(
 @data.command("import")
 @one_line
 def data_import(
-    file: Annotated[Path, typer.Argument(help="A .csv, .txt (NinjaTrader), .parquet or .dbn (Databento) file of one-second or one-minute bars or of trades, packed or not, or a .zip with a day of quotes; prices in points.")],
+    file: Annotated[Path, typer.Argument(help="A .csv, .txt (NinjaTrader), .parquet or .dbn (Databento) file of one-second or one-minute bars or of trades, packed or not, "
+                                              "or a .zip with a day of quotes; prices in points.")],
     symbol: Symbol,
     store: Store = None, tz: Tz = None, stamp: Stamp = None, snap: Snap = False, column: Column = None, contract: Contract = None, config: ConfigFile = None,
 ):
@@ -65,7 +66,8 @@ def data_import(
     first, last = (f"{when:%Y-%m-%d %H:%M:%S}" for when in ny_time([done.first, done.last]))
     kind = "quote" if len(done.series) > 1 else "minute bar" if done.bar_s == 60 else "bar"
     made = f" made of {done.trades:,} trades" if done.trades else ""
-    typer.echo(f"{file.name}: {done.rows:,} {kind}{'s' * (done.rows != 1)} of {symbol}{made} in {done.sessions} session{'s' * (done.sessions != 1)}, {first} to {last} New York; {done.added:,} new in {store}")
+    typer.echo(f"{file.name}: {done.rows:,} {kind}{'s' * (done.rows != 1)} of {symbol}{made} in {done.sessions} session{'s' * (done.sessions != 1)}, "
+               f"{first} to {last} New York; {done.added:,} new in {store}")
     if done.snapped: typer.echo(f"prices not on the tick grid and rounded: {done.snapped:,}, by {done.snapped_points:.6g} points at most")
     if done.left_out: typer.echo(f"{done.left_out} at the second of the close left out: nothing trades on it")
     if done.unknown: typer.echo(f"{done.unknown} of the sessions: the calendar does not vouch for {'it' if done.unknown == 1 else 'them'}, so nothing will trade there")
@@ -176,4 +178,5 @@ def data_synth(
     from mesbot.synth import write_market
     if not MES.tick <= level <= 1e7: raise ValueError(f"level must be from {MES.tick:g} to 10,000,000 points, got {level:g}")
     rows = write_market(store, sessions, seed, alpha, mode, start, scale=scale, activity=activity, level=MES.to_ticks(level), quotes=quotes)
-    typer.echo(f"{rows:,} synthetic bars of MES in {sessions} session{'s' * (sessions != 1)} in {store}, " + (f"with a planted edge of alpha {alpha:g} ({mode})" if alpha else "without any edge"))
+    planted = f"with a planted edge of alpha {alpha:g} ({mode})" if alpha else "without any edge"
+    typer.echo(f"{rows:,} synthetic bars of MES in {sessions} session{'s' * (sessions != 1)} in {store}, {planted}")

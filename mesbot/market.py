@@ -140,7 +140,7 @@ def synthetic_market(
     order = _order(sessions, seed, alpha, mode, start, recipe, threads, **changes)
     return _simulate(order, slice(0, sessions), int(order.recipe.level))
 
-# %% ../nbs/03g_market.ipynb #5f7522fe
+# %% ../nbs/03g_market.ipynb #a6c91ac6
 def _pieces(
     order: _Order,
 ) -> Iterator: # of `Market`

@@ -41,7 +41,7 @@ def edge_seconds(
     lag_s: int = 1,               # seconds between the one the signal drives and the first of the move
     recipe: Recipe | None = None, # None: constant volatility
 ) -> float: # seconds of full drift, at most `horizon_s`
-    "For how many seconds' worth of drift a signal is good; ValueError for a horizon below 1 or a negative lag."
+    "For how many seconds' worth of drift a signal is good; ValueError for a horizon below 1, a negative lag, a fraction of a second, or 82,800 s and more."
     _check(0, horizon_s, lag_s)
     k = np.arange(lag_s, lag_s + horizon_s)
     return float((np.exp(-k / SIGNAL_TAU_S) * _fade(k, recipe)).sum())
@@ -62,7 +62,7 @@ def oracle_ic(
     lag_s: int = 1,               # seconds between the one the signal drives and the first of the move
     recipe: Recipe | None = None, # None: constant volatility, the edge itself moves nothing; a recipe: both effects counted
 ) -> float: # correlation, -1 to 1
-    "Correlation of a 25-second autoregressive signal with the move it drives, in sigmas. ValueError for a negative alpha or lag, or a horizon below 1."
+    "Correlation of a 25-second autoregressive signal with the move it drives, in sigmas. ValueError for a negative alpha, or as `edge_seconds`."
     _check(alpha, horizon_s, lag_s)
     if recipe is None: return alpha * edge_seconds(horizon_s, lag_s) / math.sqrt(horizon_s)
     k = np.arange(lag_s, lag_s + horizon_s)
@@ -97,7 +97,7 @@ def planted_ic(
     horizon_s: int = 30,   # length of the bid's move, seconds, after the close of the bar
     rth_only: bool = True, # bar and horizon inside 09:30-16:00 New York
 ) -> PlantedIC:
-    "Measured correlation of the signal known at a bar's close with the bid's next move in sigmas. ValueError when no bar has its horizon inside."
+    "Measured correlation of the signal known at a bar's close with the bid's next move in sigmas. ValueError when fewer than two bars have their horizon inside."
     row, t = _known(market, horizon_s, rth_only)
     signal = pd.Series(market.signal[row, t + 1].astype(np.float64))
     move = pd.Series((market.bid[row, t + horizon_s] - market.bid[row, t]) / market.sigma[row, t + 1])
@@ -147,9 +147,10 @@ def _earned(
     instrument: Instrument,
 ) -> Earned:
     "Ticks of days in dollars and as a Sharpe ratio."
-    return Earned(float(trades), float(ticks / trades) if trades > 0 else math.nan, float(ticks * instrument.tick_usd), float(ticks / sd * _DAYS_A_YEAR**.5) if sd > 0 else math.nan)
+    return Earned(float(trades), float(ticks / trades) if trades > 0 else math.nan, float(ticks * instrument.tick_usd),
+                  float(ticks / sd * _DAYS_A_YEAR**.5) if sd > 0 else math.nan)
 
-# %% ../nbs/03i_oracle.ipynb #9b96d903
+# %% ../nbs/03i_oracle.ipynb #b1458518
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 def oracle_sharpe(
@@ -161,7 +162,7 @@ def oracle_sharpe(
     recipe: Recipe | None = None, # None: volatility stands still while a trade is held
     instrument: Instrument = MES, # what a tick is worth
 ) -> Earned: # by formula
-    "What a trader earns who knows signal and volatility and trades when the forecast exceeds the cost; exact for a hidden signal, too little for an observable one. ValueError for a negative or NaN argument, or no sigma."
+    "What a perfect trader earns; exact for a hidden signal, too little for an observable one. ValueError for a negative or NaN argument, no sigma, or a horizon beyond regular hours."
     chances, sigma = _chances(alpha, horizon_s, lag_s, cost_ticks), np.atleast_2d(np.asarray(sigma, np.float64))
     if sigma.ndim != 2 or sigma.size == 0: raise ValueError(f"sigma must have values, a row a day, got shape {sigma.shape}")
     if not (fine := np.isfinite(sigma) & (sigma >= 0)).all(): raise ValueError(f"sigma must be >= 0 and finite, got {sigma[~fine][0]}")
@@ -175,7 +176,7 @@ def oracle_sharpe(
     within, days = chances * (square - net**2).mean(), chances * net.mean(axis=1)
     return _earned(chances * traded.mean(), days.mean(), math.sqrt(within + days.var()), instrument)
 
-# %% ../nbs/03i_oracle.ipynb #d38aadf4
+# %% ../nbs/03i_oracle.ipynb #878ad445
 def perfect_trader(
     market: Market,               # (sessions, 82800) of bid, signal and sigma
     alpha: float,                 # what was planted
@@ -185,7 +186,7 @@ def perfect_trader(
     recipe: Recipe | None = None, # None: forecasts as if volatility stood still
     instrument: Instrument = MES, # what a tick is worth
 ) -> Earned: # measured; Sharpe NaN under two sessions
-    "What a trader earned who knew signal, volatility and alpha. ValueError for a negative or NaN argument."
+    "What a trader earned who knew signal, volatility and alpha. ValueError for a negative or NaN argument, or a horizon that does not fit into regular hours."
     first = RTH_S[0] + horizon_s * np.arange(_chances(alpha, horizon_s, lag_s, cost_ticks))         # second in which each trade begins
     if lag_s > RTH_S[0]: raise ValueError(f"lag_s must be at most {RTH_S[0]}, got {lag_s}")
     forecast = alpha * edge_seconds(horizon_s, lag_s, recipe) * market.sigma[:, first - lag_s].astype(np.float64) * market.signal[:, first - lag_s]

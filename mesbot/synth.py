@@ -20,6 +20,6 @@ from .recipe import LEVEL, RTH_S, SESSION_S, Recipe, check_recipe, mes_recipe
 from .tape import SIGNAL_CLIP, SIGNAL_NORM_TAU_S, SIGNAL_TAU_S
 
 # %% ../nbs/04_synth.ipynb #dad01259
-_all_ = ["ACCEPTANCE", "Calibration", "FAULT_KINDS", "LEAK", "LEVEL", "MODES", "Market", "RTH_S", "Recipe", "SESSION_S", "SIGNAL_CLIP", "SIGNAL_NORM_TAU_S", "SIGNAL_TAU_S", "acceptance", "at_bars",
-         "calibrate", "check_recipe", "close_trades", "iter_market", "known_signal", "market_facts", "martingale_z", "mean_trip", "mes_recipe", "missed_faults", "oracle_ic", "oracle_sharpe", "perfect_trader", "plant_faults",
-         "planted_ic", "quote_bars", "quote_trades", "synthetic_market", "write_market"]
+_all_ = ["ACCEPTANCE", "Calibration", "FAULT_KINDS", "LEAK", "LEVEL", "MODES", "Market", "RTH_S", "Recipe", "SESSION_S", "SIGNAL_CLIP", "SIGNAL_NORM_TAU_S", "SIGNAL_TAU_S",
+         "acceptance", "at_bars", "calibrate", "check_recipe", "close_trades", "iter_market", "known_signal", "market_facts", "martingale_z", "mean_trip", "mes_recipe",
+         "missed_faults", "oracle_ic", "oracle_sharpe", "perfect_trader", "plant_faults", "planted_ic", "quote_bars", "quote_trades", "synthetic_market", "write_market"]

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 import mesbot.bars
 import mesbot.download
+import mesbot.synth
 from mesbot.bars import audit_bars, audit_store, load_bars, make_bars, write_bars
 from mesbot.calendar import session_table
 from mesbot.cli import app
@@ -61,6 +62,22 @@ def test_options_reach_the_reader(tmp_path):
     assert load_bars("MES", store=tmp_path / "s").ts[0] == ns("2024-01-08 20:00:01")
     said = [typed("check", tmp_path / "a.txt", "--symbol", "MES", "--page", tmp_path / "p.html", *more)[1] for more in ([], ["--snap"])]
     assert "off_grid" in said[0] and "off_grid" not in said[1]
+
+
+def test_every_option_of_synth_reaches_the_market(tmp_path, monkeypatch):
+    "SYN: what is typed is what is made; without options it is the market of the reports, without an edge; points become ticks."
+    made = []
+    def write_market(store, sessions, seed, alpha=0.0, mode="observable", start="2024-01-02", *, quotes=True, **changes): return made.append(dict(store=store, sessions=sessions, seed=seed, alpha=alpha, mode=mode, start=start, quotes=quotes, **changes)) or 12_345
+    monkeypatch.setattr(mesbot.synth, "write_market", write_market)
+    code, output = typed("synth", "--store", tmp_path / "a", "--sessions", 3, "--seed", 4, "--alpha", .07, "--mode", "leak", "--start", "2024-05-06", "--scale", 1.5, "--activity", 2.5, "--level", 5000.25, "--no-quotes")
+    assert code == 0 and "12,345 synthetic bars of MES in 3 sessions" in output and "with a planted edge of alpha 0.07 (leak)" in output, output
+    code, output = typed("synth", "--store", tmp_path / "b")
+    assert code == 0 and "in 60 sessions" in output and output.strip().endswith("without any edge"), output
+    assert made == [dict(store=tmp_path / "a", sessions=3, seed=4, alpha=.07, mode="leak", start="2024-05-06", quotes=False, scale=1.5, activity=2.5, level=20_001),
+                    dict(store=tmp_path / "b", sessions=60, seed=7, alpha=0, mode="observable", start="2024-01-02", quotes=True, scale=1, activity=1, level=26_000)]
+    for level in (.2, 1e8, "nan"):
+        code, output = typed("synth", "--store", tmp_path / "c", "--level", level)
+        assert code == 2 and "level must be from 0.25 to 10,000,000 points" in output and len(made) == 2
 
 
 def test_one_page_is_for_one_audit(tmp_path):

@@ -151,6 +151,15 @@ def test_fading_five_seconds_is_a_phantom_at_closes_and_a_loss_at_quotes(mode):
     np.testing.assert_allclose(close_trades(market, position, .672).ticks.mean(), closes.ticks - .672)
 
 
+def test_at_closes_the_last_fill_is_the_last_close():
+    "Issue 4: two sessions long from the first bar to the end: out at the close of the last bar, though the quotes went on; the commission comes off."
+    market = made_of([[10, 20, 30, 90], [50, 60, 10, 5]], [[0, 2], [1, 2]], [11, 31, 60, 10])
+    trips = close_trades(market, [1, 1, 1, 1], .5)
+    assert trips.ticks.tolist() == [31 - 11 - .5, 10 - 60 - .5] and trips.exit_row.tolist() == [2, 4]
+    assert quote_trades(market, [1, 1, 1, 1], .5).ticks.tolist() == [90 - 11 - .5, 5 - 61 - .5]
+    assert close_trades(market, [0, -1, 0, 0], 0).ticks.tolist() == [0]  # in and out at the same close
+
+
 @pytest.mark.parametrize("bad,word", ((dict(position=[1]), "position must have shape"), (dict(position=[2, 0, 0]), "got 2 at row 0"), (dict(position=[0, np.nan, 0]), "got nan at row 1"),
                                       (dict(commission_ticks=np.nan), "commission_ticks"), (dict(commission_ticks=-1), "commission_ticks must be >= 0"), (dict(commission_ticks=np.inf), "got inf")))
 @pytest.mark.parametrize("trade", (quote_trades, close_trades))

@@ -93,6 +93,50 @@ def test_an_early_close_ends_the_bars_and_freezes_the_rest():
     assert market.second[market.bars.sessions[1] - 1] > 82_000          # the days before were whole
 
 
+def test_without_an_edge_the_bid_does_not_leave_the_side_of_the_last_print():
+    "SYN, alpha 0: whether a bar closed at the ask or at the bid says nothing about the bid's next second. A z-score over 20 sessions, without moves of 20 sigmas; a lean of 1 in 100 moves would be -7."
+    market = synthetic_market(20, seed=3)
+    session = np.repeat(np.arange(20), np.diff(market.bars.sessions))
+    live = market.second + 1 < market.days["seconds"][session]
+    row, t = session[live], market.second[live]
+    side = np.sign(market.bars.close[live] - market.bid[row, t] - .5)
+    move = side * (market.bid[row, t + 1] - market.bid[row, t]) / market.sigma[row, t + 1]
+    move = move[np.abs(move) < 20]
+    assert abs(move.sum()) < 3.5 * np.sqrt((move * move).sum())
+
+
+@pytest.mark.parametrize("mode, low, high", (("latent", -.02, .02), ("leak", .08, .14)))
+def test_prints_lean_on_a_leaking_signal_and_on_no_other(mode, low, high):
+    "SYN: slope of the side of the close (0 bid, 1 ask) on the tanh of the hidden signal of its second: none in mode latent, .11 in mode leak. Standard error of 6 sessions: .002."
+    market = synthetic_market(6, seed=1, alpha=.05, mode=mode)
+    side, x = market.bars.close - at_bars(market, market.bid), np.tanh(at_bars(market, market.signal))
+    plain = np.isin(side, (0, 1))
+    assert low < np.polyfit(x[plain], side[plain], 1)[0] < high
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_hidden_signal_is_made_by_nobody(mode):
+    "SYN: in modes latent and leak the signal is an autoregression of its own from the first second on, in mode observable it begins at 0 with the first bars."
+    market = synthetic_market(6, seed=2, alpha=.05, mode=mode)
+    if mode == "observable":
+        assert (market.signal[:, 0] == 0).all()
+        return
+    assert (market.signal[:, 0] != 0).all()
+    new = market.signal[:, 1:] - np.exp(-1 / SIGNAL_TAU_S) * market.signal[:, :-1].astype(float)
+    np.testing.assert_allclose([market.signal.std(), new.std()], [1, np.sqrt(1 - np.exp(-2 / SIGNAL_TAU_S))], rtol=.04)   # standard errors: .7 % and .1 %
+    assert abs(np.corrcoef(new[:, 1:].ravel(), new[:, :-1].ravel())[0, 1]) < .01
+
+
+def test_bars_open_where_they_do_not_close(edge):
+    "SYN: nearly half of the bars close at another price than they open at, as often above as below; and each price is one of the bar's own prints. Standard error of 24 sessions: .001."
+    b = edge.bars
+    up, down = (b.close > b.open).mean(), (b.close < b.open).mean()
+    assert .40 < up + down < .56 and abs(up - down) < .01
+    single = edge.prints == 1
+    assert single.mean() > .05 and (b.open == b.close)[single].all() and (b.high == b.low)[single].all()
+    assert (b.volume >= edge.prints).all() and edge.prints.max() > 50
+
+
 @pytest.mark.parametrize("bad,word", ((dict(sessions=0), "sessions must be a whole number >= 1, got 0"), (dict(alpha=-.01), "alpha"), (dict(alpha=np.inf), "alpha"),
                                       (dict(alpha=np.nan), "alpha"), (dict(mode="magic"), "observable"), (dict(scale=0), "scale"), (dict(scale=np.nan), "scale")))
 def test_bad_arguments_are_refused_at_the_door(bad, word):
