@@ -91,9 +91,10 @@ def _simulate(
         opening = price + round(price * days["carry"][d]) + int(days["gap_ticks"][d])
         if opening > 2**29: raise ValueError(f"the price rose to {opening:,} ticks on {days['date'][d]}; lower level, got {recipe.level:g} ticks")
         a, b = pointers[d], pointers[d] + rows
-        for name in _ROWS: out[name][a:b] = getattr(tape, name)[:rows]
-        for name in _ROWS[1:5]: out[name][a:b] += np.int32(opening)
-        ts[a:b] = days["open_ns"][d] + out["second"][a:b] * np.int64(SECOND)
+        for name in ("second", "volume", "prints"): out[name][a:b] = getattr(tape, name)[:rows]
+        for name in _ROWS[1:5]: np.add(getattr(tape, name)[:rows], np.int32(opening), out=out[name][a:b])
+        np.multiply(tape.second[:rows], SECOND, out=ts[a:b], dtype=np.int64)
+        ts[a:b] += days["open_ns"][d]
         bid[d] += np.int32(opening)
         bid[d, days["seconds"][d]:] = bid[d, days["seconds"][d] - 1]
         if (low := min(bid[d].min(), out["low"][a:b].min(initial=opening))) < 1: raise ValueError(f"the price fell to {low} ticks on {days['date'][d]}; raise level, got {recipe.level:g} ticks")

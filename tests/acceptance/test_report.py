@@ -57,7 +57,7 @@ def test_the_run_folder_holds_everything(planted):
     names = {str(p.relative_to(folder)) for p in folder.glob("**/*") if p.is_file()}
     assert {"config.toml", "manifest.json", "metrics.json", "folds.parquet", "trades.parquet", "trades.csv", "equity.parquet", "report.ipynb", "report.html", "model/logistic/model.json"} <= names
     made = json.loads((folder / "manifest.json").read_text())
-    assert set(made["hashes"]) == {"code", "config", "data", "features", "models"} and made["seed"] == 7 and made["source"]["alpha"] == .1
+    assert set(made["hashes"]) == {"code", "config", "data", "features", "models"} and made["seed"] == 1 and made["source"]["alpha"] == .1
     assert made["hashes"]["config"] == config_hash(load_config(folder / "config.toml"))
     folds, trades = pd.read_parquet(folder / "folds.parquet"), pd.read_parquet(folder / "trades.parquet")
     assert {"accuracy", "auc", "ic", "trades", "net_usd", "sharpe", "max_drawdown_usd"} <= set(folds.columns)
