@@ -78,7 +78,7 @@ def _simulate(
     "Sessions in a row; ValueError when the price falls below one tick."
     days, seed, edge, recipe, threads = order.days[which], *order[1:5]
     bid, signal, sigma = (np.zeros((len(days), SESSION_S), kind) for kind in (np.int32, np.float32, np.float32))
-    tapes = [new_tape() for _ in range(threads + 1)]
+    tapes = [new_tape() for _ in range(2 * threads + 2)]                           # enough that nobody waits for the oldest session
     out = {name: np.empty(days["seconds"].sum(), getattr(tapes[0], name).dtype) for name in _ROWS}   # room for a bar a second; memory is taken when it is written
     ts, pointers = np.empty(days["seconds"].sum(), np.int64), np.zeros(len(days) + 1, np.int64)
 
