@@ -29,7 +29,7 @@ sync: $(VENV)/.dev ## clean the notebooks and export the library from them
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 
-bench: $(VENV)/.research ## how fast and lean the market is made and the store loads, as ratios measured here; ARGS="--rows 1000000" for less
+bench: $(VENV)/.research ## how fast and lean markets, store, features and labels are, measured here; ARGS="--rows 1000000" for less
 	$(BIN)/mesbot bench $(ARGS)
 
 lab: $(VENV)/.lab ## read and write the book in JupyterLab

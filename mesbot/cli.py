@@ -104,9 +104,9 @@ def report(
 def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Last line: one JSON object with every number.")] = False,
     rows: Annotated[int, typer.Option(help="How many bars.", min=1000, show_default="33,200,000: two years")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the test files go, some 20 bytes a bar.", show_default="a temporary folder")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the test files go, some 300 bytes a bar.", show_default="a temporary folder")] = None,
 ):
-    "Measure how fast and how lean the synthetic market is made and the store loads on this machine, each ratio in one run; about two minutes."
+    "Measure how fast and how lean markets, store, features and labels are on this machine, each ratio in one run; some minutes."
     import json
 
     from mesbot.bench import ROWS, bench_text, run_bench

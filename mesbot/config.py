@@ -103,6 +103,7 @@ class Trader(Section):
 
 class LabelSettings(Section):
     "What the models learn to foretell."
+    kind: Literal["move", "barrier"] = "move"                  # the move after horizon_s; or which way a trade under these very rules would have earned something net
     horizon_s: Annotated[int, Field(ge=1, le=3600)] = 30
     threshold_ticks: Ticks = 3
 

@@ -9,7 +9,7 @@ __all__ = ['SECOND', 'MES', 'ES', 'SPY', 'INSTRUMENTS', 'REASONS', 'STATE', 'TRA
 # %% ../nbs/00_core.ipynb #09285743
 import hashlib
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +83,13 @@ def cache_dir() -> Path: # ~/.cache/mesbot/<hash of the package's sources>
     return Path.home() / ".cache" / "mesbot" / digest.hexdigest()[:12]
 
 def kernel(
-    f, # a function of arrays, scalars, records and NamedTuples
+    f=None,        # a function of arrays, scalars, records and NamedTuples
+    inline=False,  # put its code into every caller: for the small parts of a step, where a call costs more than the work
 ):
-    "Compile `f` with numba, without the GIL, cached on disk only when `f` lives in a real file."
+    "Compile `f` with numba, without the GIL, cached on disk only when `f` lives in a real file; as `@kernel` or `@kernel(inline=True)`."
+    if f is None: return partial(kernel, inline=inline)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_dir())
-    try: return numba.njit(cache=Path(f.__code__.co_filename).is_file(), nogil=True)(f)
+    try: return numba.njit(cache=Path(f.__code__.co_filename).is_file(), nogil=True, forceinline=inline)(f)
     finally: numba.config.CACHE_DIR = before
 
 # %% ../nbs/00_core.ipynb #5d72d410

@@ -4,10 +4,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mesbot.bench as bench
-from mesbot.cli import load_market
+import mesbot.bench_data as bench_data
+import mesbot.bench_features as bench_features
+import mesbot.measure as measure_room
+from mesbot.bars import iter_bars, n_bars, take_sessions
+from mesbot.cli import app, load_market
 from mesbot.config import load_config
+from mesbot.core import SECOND
+from mesbot.features import FEATURES, FeatureStream, compute_features
 from mesbot.market import known_signal, synthetic_market
 from mesbot.oracle import oracle_ic
 
@@ -15,14 +22,14 @@ from mesbot.oracle import oracle_ic
 @pytest.mark.parametrize("times, median", (([9.0], 9.0), ([9.0, 1.0], 1.0), ([9.0, 5.0, 1.0, 2.0], 2.0)))
 def test_the_first_time_is_thrown_away(monkeypatch, times, median):
     "The median of all times but the first, which compiles and fills caches; of one time, that one."
-    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stderr="", stdout=json.dumps(dict(times=times, rows=7, peak_mb=3.0))))
-    assert bench.measure("", "1") == {"s": median, "rows": 7, "peak_mb": 3.0}
+    monkeypatch.setattr(measure_room.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stderr="", stdout=json.dumps(dict(times=times, rows=7, peak_mb=3.0))))
+    assert measure_room.measure("", "1") == {"s": median, "rows": 7, "peak_mb": 3.0}
 
 
 def test_a_fresh_python_runs_it_so_often():
     "What is timed is the expression, `repeats` times; what fails is told by its last line."
-    assert bench.measure("made = []", "made.append(1) or made", "len(made)", repeats=4)["rows"] == 4
-    with pytest.raises(ValueError, match="^measuring 1 / 0 failed: ZeroDivisionError: division by zero$"): bench.measure("", "1 / 0")
+    assert measure_room.measure("made = []", "made.append(1) or made", "len(made)", repeats=4)["rows"] == 4
+    with pytest.raises(ValueError, match="^measuring 1 / 0 failed: ZeroDivisionError: division by zero$"): measure_room.measure("", "1 / 0")
 
 
 @pytest.fixture
@@ -30,28 +37,136 @@ def asked(monkeypatch):
     "Every measurement that is asked for, as (call, repeats), in place of making it."
     calls = []
     def measure(setup, call, rows="len(result)", repeats=3): return calls.append((call, repeats)) or {"s": float(len(calls)), "rows": 10 * len(calls), "peak_mb": 100.0 * len(calls)}
-    monkeypatch.setattr(bench, "measure", measure)
+    for room in (bench_data, bench_features): monkeypatch.setattr(room, "measure", measure)
     return calls
 
 
 def test_the_market_that_is_timed_is_the_one_that_is_promised(asked):
     "Two years of the usual market once, then 60 sessions of it, both on two threads; each number is of its own market."
-    assert bench.bench_synth() == {"synth_rows": 10, "synth_s": 1.0, "synth_peak_mb": 100.0, "synth_60_s": 2.0}
+    assert bench_data.bench_synth() == {"synth_rows": 10, "synth_s": 1.0, "synth_peak_mb": 100.0, "synth_60_s": 2.0}
     assert asked == [("synthetic_market(776, 7, threads=2)", 1), ("synthetic_market(60, 7, threads=2)", 3)]
 
 
 def test_the_store_that_is_timed_is_the_one_that_is_promised(asked):
     "Two years of a market 3.8 times as busy, without quotes, on two threads, once; half the bars are half the sessions."
-    assert bench.bench_store("place") == {"synth_store_s": 1.0, "synth_store_peak_mb": 100.0}
-    bench.bench_store("place", bench.ROWS // 2)
+    assert bench_data.bench_store("place") == {"synth_store_s": 1.0, "synth_store_peak_mb": 100.0}
+    bench_data.bench_store("place", bench.ROWS // 2)
     assert asked == [(f"write_market('place', {sessions}, 7, activity=3.8, quotes=False, threads=2)", 1) for sessions in (517, 259)]
-    assert bench.sessions_for(1) == 1
+    assert bench_data.sessions_for(1) == 1
 
 
 def test_the_promised_markets_have_the_promised_bars():
     "Bars a session: 42,800 as usual, 64,200 at 3.8 times the trades, of six sessions within 8 %."
     for wanted, changes in ((42_800, {}), (64_200, dict(activity=3.8))):
         np.testing.assert_allclose(len(synthetic_market(6, 7, **changes).bars.ts) / 6, wanted, rtol=.08)
+
+
+# --- features, live updates, and the way to a data set ---
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    "A store of one busy session."
+    place = tmp_path_factory.mktemp("bench") / "store"
+    bench_data.bench_store(place, 64_000)
+    return place
+
+
+@pytest.mark.parametrize("rows, sessions", ((bench.ROWS, 62), (100_000, 2), (1, 1)))
+def test_the_features_that_are_timed_are_the_whole_set(monkeypatch, rows, sessions):
+    "Four millions of bars at most, on one thread and on two, three times after a first; nanoseconds are of bars and of seconds, and the speed-up is one time by the other."
+    asked = []
+    def measure(setup, call, rows="len(result)", repeats=3): return asked.append((setup, call, rows, repeats)) or {"s": 6.0 / len(asked), "rows": [2_000_000, 3_000_000], "peak_mb": 1.0}
+    monkeypatch.setattr(bench_features, "measure", measure)
+    assert bench_features.bench_features("place", rows) == {"features": len(FEATURES), "feature_bars": 2_000_000, "feature_ns_per_bar": 3000.0, "feature_ns_per_second": 2000.0, "features_2_threads": 2.0}
+    assert [ask[1:] for ask in asked] == [(f"batch_features(bars, {threads}, room)", "result", 4) for threads in (1, 2)]
+    assert all(f"sessions={sessions})" in ask[0] and "'place'" in ask[0] for ask in asked)
+
+
+def test_the_timed_batch_computes_every_bar(store, monkeypatch):
+    "Some sessions at a time into one room, each bar once, every feature, on as many threads as asked; seconds count the empty ones within a session and not those between two."
+    bars, given = synthetic_market(3, 5).bars, []
+    def compute(part, threads, out): return given.append((int(part.ts[0]), n_bars(part), threads, out.base is room)) or compute_features(part, threads, out)
+    monkeypatch.setattr(bench_features, "compute_features", compute)
+    monkeypatch.setattr(bench_features, "_CHUNK", 2)
+    room = bench_features.batch_room()
+    assert room.shape == (2 * 86_400, len(FEATURES)) and room.dtype == np.float32
+    seconds = sum((int(bars.ts[b - 1]) - int(bars.ts[a])) // SECOND + 1 for a, b in zip(bars.sessions[:-1], bars.sessions[1:]))
+    assert bench_features.batch_features(bars, 2, room) == (n_bars(bars), seconds)
+    cut = int(bars.sessions[2])
+    assert given == [(int(bars.ts[0]), cut, 2, True), (int(bars.ts[cut]), n_bars(bars) - cut, 2, True)]
+    np.testing.assert_array_equal(room[:n_bars(bars) - cut], compute_features(take_sessions(bars, 2, 3)))
+
+
+@pytest.mark.parametrize("between", (0, 1000))
+def test_every_live_update_is_timed_by_itself(store, monkeypatch, between):
+    "One time a call, in microseconds, of updates with plain numbers in the order of the bars; what lies between two is not counted."
+    bars, now, seen = next(iter_bars("MES", store=store)), [0.0], []
+    class Stream(FeatureStream):
+        def update(self, *bar):
+            seen.append(bar)
+            now[0] += 1e-6 * len(seen)
+            return super().update(*bar)
+    monkeypatch.setattr(bench_features, "FeatureStream", Stream)
+    monkeypatch.setattr(bench_features.time, "perf_counter", lambda: now[0])
+    np.testing.assert_allclose(bench_features.stream_us(bars, 50, between), np.arange(1, 51), rtol=1e-6)
+    assert seen == [tuple(column[i].item() for column in bars[:6]) for i in range(50)] and {type(value) for bar in seen for value in bar} == {int}
+
+
+def test_percentiles_of_live_updates(store, monkeypatch):
+    "The median of three times for p50 and p99 of 60,000 calls; 2,000 calls with 8 MB of other work."
+    runs = iter(np.arange(1.0, 101) * k for k in (3, 1, 2, 10))
+    asked = []
+    monkeypatch.setattr(bench_features, "stream_us", lambda bars, calls, between=0: asked.append((calls, between)) or next(runs))
+    np.testing.assert_allclose(bench_features.stream_percentiles(None), (100, 101, 2 * 99.01, 10 * 99.01))
+    assert asked == [(60_000, 0)] * 3 + [(2000, 8_000_000)]
+
+
+def test_the_pipeline_is_timed_from_the_store_to_the_disk(monkeypatch, tmp_path):
+    "Each time in a fresh Python that has its kernels already, into an empty folder; the median time, the highest peak, the size of all columns; nothing stays."
+    found, folder = iter(((3.0, 10.0), (9.0, 30.0), (5.0, 20.0))), tmp_path / "set"
+    def measure(setup, call, rows, repeats):
+        assert not folder.exists() and call == "dataset(load_bars('MES', store=store), folder=folder)" and repeats == 1 and f"'{folder}'" in setup and "folder=folder + '/first')" in setup
+        (folder / "first").mkdir(parents=True)
+        for name, size in (("a.npy", 2_000_000), ("b.npy", 500_000), ("first/a.npy", 9_000_000)): (folder / name).write_bytes(bytes(size))
+        s, peak_mb = next(found)
+        return {"s": s, "rows": 77, "peak_mb": peak_mb}
+    monkeypatch.setattr(bench_features, "measure", measure)
+    assert bench_features.bench_pipeline("place", folder) == {"pipeline_rows": 77, "pipeline_s": 5.0, "pipeline_peak_mb": 30.0, "pipeline_disk_mb": 2.5}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_run_finds_every_number(tmp_path):
+    "`mesbot bench --json --rows 100000`: the last line is one object with every promised name, of the features, labels and bars of that run; nothing stays in the folder."
+    done = CliRunner().invoke(app, ["bench", "--json", "--rows", "100000", "--folder", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    *table, last = done.output.strip().splitlines()
+    found = json.loads(last)
+    promised = {"load_s", "load_vs_polars", "load_peak_mb", "feature_ns_per_bar", "feature_stream_p99_us", "pipeline_s", "pipeline_peak_mb", "pipeline_disk_mb"}
+    more = {"synth_s", "synth_peak_mb", "feature_ns_per_second", "features_2_threads", "feature_stream_p50_us", "feature_stream_cold_p99_us"}
+    assert promised | more <= set(found) and all(found[name] > 0 for name in promised | more)
+    assert found["rows"] == found["pipeline_rows"] == found["feature_bars"] and abs(found["rows"] / 128_400 - 1) < .1
+    assert found["features"] == len(FEATURES) and found["feature_stream_calls"] >= 50_000 and found["feature_stream_p50_us"] <= found["feature_stream_p99_us"]
+    assert found["pipeline_disk_mb"] * 1e6 > 4 * len(FEATURES) * found["rows"] and found["machine"]["cores"] >= 1
+    assert "too few" in table[0] and all(any(line.split()[0] == name for line in table) for name in (promised | more))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rows", (0, -5))
+def test_a_bench_of_nothing_is_refused(tmp_path, rows):
+    "One line with the value; the command says the same with exit code 2."
+    with pytest.raises(ValueError, match=f"^rows must be >= 1, got {rows}$"): bench.run_bench(rows, tmp_path)
+    assert CliRunner().invoke(app, ["bench", "--rows", str(rows)]).exit_code == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_what_misses_its_limit_is_marked():
+    "TGT/FEA limits of the specification, each by itself, and only for a full run; a number without a limit is never marked."
+    limits = {name: most for name, _, most, _ in bench._TARGETS if most}
+    assert {name: limits[name] for name in ("feature_ns_per_bar", "feature_stream_p99_us", "pipeline_s", "pipeline_peak_mb")} == {"feature_ns_per_bar": 120, "feature_stream_p99_us": 50, "pipeline_s": 12, "pipeline_peak_mb": 2000}
+    good = {name: most or 1.0 for name, _, most, _ in bench._TARGETS} | {"rows": bench.ROWS, "months": 24, "store_bytes_per_bar": 10.0, "machine": {"cores": 2}}
+    assert "MISSED" not in bench.bench_text(good)
+    for name, _, most, _ in bench._TARGETS:
+        told = bench.bench_text(good | {name: 1.01 * most if most else 1e9})
+        assert [line.split()[0] for line in told.splitlines() if "MISSED" in line] == ([name] if most else [])
 
 
 # --- the market of a report ---
