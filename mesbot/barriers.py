@@ -6,13 +6,11 @@
 __all__ = ['quiet', 'trade_nb', 'Barriers', 'better', 'barriers_nb', 'barrier_labels', 'training_labels']
 
 # %% ../nbs/13b_barriers.ipynb #4a545a3d
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, check_seconds, n_bars, n_sessions, session_info
+from .bars import Bars, check_seconds, each_session, n_bars, session_info
 from .config import Config, load_config
 from .core import SECOND, STATE, TRADE, Bar, Intent, Label, Reason, instrument, kernel, new_state
 from .costs import advance_atr
@@ -37,7 +35,7 @@ def trade_nb(state, i, intent, columns, atr, day, trade, rules):
     for k in range(i + 1, len(ts)):
         bar = Bar(ts[k], np.int64(open[k]), np.int64(high[k]), np.int64(low[k]), np.int64(close[k]))
         if not quiet(state, bar, day, rules.stops.max_hold_ns):
-            state.atr, state.last_close, state.last_ts = atr[k - 1], np.int64(close[k - 1]), ts[k - 1]
+            state.atr, state.last_close = atr[k - 1], np.int64(close[k - 1])
             clock_step(state, bar.ts, day, rules)
             if exchange_step(state, bar, day, trade, rules): return k
             if state.side == 0:
@@ -102,7 +100,7 @@ def barrier_labels(
         at, states = slice(bars.sessions[k], bars.sessions[k + 1]), np.zeros(2, STATE)
         states[0] = new_state(config.risk.start_balance_usd)
         barriers_nb(states, tuple(column[at] for column in bars[:5]), schedule[k], np.zeros(1, TRADE)[0], rules, spacing, Barriers(*(column[at] for column in found)))
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
+    each_session(bars, one, threads)
     return found
 
 # %% ../nbs/13b_barriers.ipynb #f4c580a9

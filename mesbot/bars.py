@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['write_bars', 'LoadSize', 'load_size', 'load_bars', 'iter_bars', 'Imported', 'import_bars', 'audit_store',
            'migrate_bars', 'Audit', 'BarStream', 'Bars', 'audit_bars', 'check_rows', 'check_seconds', 'cut_bars',
-           'data_hash', 'filter_hours', 'hours_mask', 'make_bars', 'n_bars', 'n_sessions', 'raw_bars', 'read_bars',
-           'resample_bars', 'session_info', 'stored_span', 'take_sessions', 'trades_to_bars']
+           'data_hash', 'each_session', 'filter_hours', 'hours_mask', 'make_bars', 'n_bars', 'n_sessions', 'raw_bars',
+           'read_bars', 'resample_bars', 'session_info', 'stored_span', 'take_sessions', 'trades_to_bars']
 
 # %% ../nbs/03_bars.ipynb #72d182b8
 import datetime as dt
@@ -27,7 +27,7 @@ from .core import instrument
 from .findings import finding
 from .importers import raw_bars, read_bars, usual_zone
 from .resample import resample_bars
-from .sessions import (Bars, check_rows, check_seconds, cut_bars, data_hash, filter_hours, hours_mask, make_bars, n_bars, n_sessions,
+from .sessions import (Bars, check_rows, check_seconds, cut_bars, data_hash, each_session, filter_hours, hours_mask, make_bars, n_bars, n_sessions,
                              session_info, take_sessions)
 from .store import bars_folder, count_rows, load_columns, manifest_faults, read_manifest, stored_span, synthetic_source, write_columns, write_together
 from .tables import usual_stamp
@@ -35,7 +35,7 @@ from .tickfile import ROW_BYTES, SERIES, is_store_file, write_file
 from .ticks import BarStream, trades_to_bars
 
 # %% ../nbs/03_bars.ipynb #19a39f6f
-_all_ = ["Audit", "BarStream", "Bars", "audit_bars", "check_rows", "check_seconds", "cut_bars", "data_hash", "filter_hours", "hours_mask", "make_bars", "n_bars", "n_sessions",
+_all_ = ["Audit", "BarStream", "Bars", "audit_bars", "check_rows", "check_seconds", "cut_bars", "data_hash", "each_session", "filter_hours", "hours_mask", "make_bars", "n_bars", "n_sessions",
          "raw_bars", "read_bars", "resample_bars", "session_info", "stored_span", "take_sessions", "trades_to_bars"]
 
 # %% ../nbs/03_bars.ipynb #40947d69

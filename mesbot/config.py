@@ -113,6 +113,8 @@ class Models(Section):
     predictors: Annotated[tuple[Literal["always_flat", "rsi_rule", "logistic", "feed_forward"], ...], Field(min_length=1)] = (
         "always_flat", "rsi_rule", "logistic", "feed_forward")
     every_s: Annotated[int, Field(ge=1, le=600)] = 5          # train on one bar in so many seconds: neighbours overlap anyway
+    importance_rows: Annotated[int, Field(ge=0, le=1_000_000)] = 3000  # unseen bars a fold on which importance is measured; 0: not at all
+    ablation: tuple[Literal["logistic", "feed_forward"], ...] = ("logistic",)  # fitted again without each group of features
     hidden: tuple[Count, ...] = (32, 16)
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3

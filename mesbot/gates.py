@@ -80,7 +80,7 @@ def judge(
     passed, traded = [name for name in numbers if not lacking[name]], [name for name in numbers if numbers[name]["trades"]]
     reasons = [summary["folds_note"]] if summary["folds_note"] else []
     if leaks := [check["sentence"] for check in summary.get("checks", []) if not check["ok"]]:
-        return {"answer": "no", "predictor": "", "reasons": leaks + reasons, "sentence": "No verdict: the features know what nobody could know, so no number below can be believed."}
+        return {"answer": "no", "predictor": "", "reasons": leaks + reasons, "sentence": "No verdict: the features fail their own checks, so no number below can be believed."}
     if passed:
         best = max(passed, key=lambda name: numbers[name]["net_ticks_low"])
         n = numbers[best]

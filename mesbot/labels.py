@@ -7,14 +7,12 @@ __all__ = ['NEVER', 'check_count', 'horizon_ns', 'label_session', 'Labels', 'lab
            'shares_by_hour']
 
 # %% ../nbs/06_labels.ipynb #b5429527
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .bars import Bars, check_seconds, n_bars, n_sessions
+from .bars import Bars, check_seconds, each_session, n_bars
 from .calendar import DAY, ny_time
 from .core import SECOND, Label, kernel
 
@@ -72,7 +70,7 @@ def label_moves(
     def one(k):
         rows = slice(bars.sessions[k], bars.sessions[k + 1])
         label_session(bars.ts[rows], bars.close[rows], ahead, threshold, *(column[rows] for column in found))
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
+    each_session(bars, one, threads)
     return found
 
 # %% ../nbs/06_labels.ipynb #53ec70f4

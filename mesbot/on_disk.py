@@ -14,14 +14,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, check_seconds, data_hash, n_bars, n_sessions, take_sessions
+from .bars import Bars, check_seconds, data_hash, each_session, n_bars, take_sessions
 from .core import cache_dir
 from .features import FEATURES, compute_features
 
@@ -115,7 +114,7 @@ def _write_columns(
                     if (rows.dtype, rows.shape) != (kind, shape): raise ValueError(f"{recipe.name} must make {column.name} as {kind} {shape}, got {rows.dtype} {rows.shape}")
                     file, start = opened[column.path]
                     _write_at(file.fileno(), rows, start + int(bars.sessions[k]) * column.row.itemsize)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
+        each_session(bars, one, threads)
         for file, _ in opened.values(): os.fsync(file.fileno())
         made = [tuple(_whole_file(Path(opened[c.path][0].name), n_bars(bars), c.row) for c in columns) for _, columns in jobs]  # held from here on, whoever removes them
         for path, (file, _) in opened.items(): os.replace(file.name, path)

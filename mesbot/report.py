@@ -98,6 +98,7 @@ def write_run(
     walk.equity.to_parquet(folder / "equity.parquet", compression="zstd")
     walk.daily.to_parquet(folder / "daily.parquet")
     walk.skill.to_parquet(folder / "skill.parquet")
+    walk.importance.to_parquet(folder / "importance.parquet")
 
 # %% ../nbs/17_report.ipynb #fe16884e
 class Run(NamedTuple):
@@ -110,6 +111,7 @@ class Run(NamedTuple):
     equity: pd.DataFrame
     daily: pd.DataFrame
     skill: pd.DataFrame
+    importance: pd.DataFrame
 
 def read_run(
     folder, # a run folder
@@ -118,7 +120,7 @@ def read_run(
     folder = Path(folder)
     if not (folder / "metrics.json").is_file(): raise FileNotFoundError(f"{folder} is no run folder: it has no metrics.json")
     facts = [json.loads((folder / f"{name}.json").read_text()) for name in ("manifest", "metrics")]
-    return Run(folder, *facts, *(pd.read_parquet(folder / f"{name}.parquet") for name in ("folds", "trades", "equity", "daily", "skill")))
+    return Run(folder, *facts, *(pd.read_parquet(folder / f"{name}.parquet") for name in ("folds", "trades", "equity", "daily", "skill", "importance")))
 
 # %% ../nbs/17_report.ipynb #02e8a0cc
 def show(

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Bars', 'n_bars', 'n_sessions', 'check_rows', 'make_bars', 'take_sessions', 'cut_bars', 'session_info', 'data_hash',
-           'check_seconds', 'hours_mask', 'filter_hours']
+           'check_seconds', 'hours_mask', 'filter_hours', 'each_session']
 
 # %% ../nbs/02h_sessions.ipynb #466d95ff
 import hashlib
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -190,3 +192,14 @@ def filter_hours(
     pointers = np.interp(bars.sessions, runs.ravel(), np.stack([total - sizes, total], axis=1).ravel()).astype(np.int64)
     columns = (np.concatenate([column[a:b] for a, b in runs]) for column in bars[:6])  # long runs are copied whole, no row is looked at
     return Bars(*columns, np.unique(pointers), bars.symbol, bars.bar_s), n_bars(bars) - kept
+
+# %% ../nbs/02h_sessions.ipynb #866cfe3a
+def each_session(
+    bars: Bars,         # n bars, any number of whole sessions
+    do: Callable,       # the position of a session, from 0 -> anything
+    threads: int | None = None, # workers, >= 1; one a core when None
+) -> list: # what `do` gave, in order
+    "`do(k)` for every session; ValueError for fewer than one worker, and whatever `do` raises."
+    if threads is not None and threads < 1: raise ValueError(f"threads must be >= 1, or None for one a core, got {threads}")
+    if threads == 1: return [do(k) for k in range(n_sessions(bars))]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: return list(pool.map(do, range(n_sessions(bars))))

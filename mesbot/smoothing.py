@@ -33,9 +33,9 @@ def advance_unusual(u, x, count, length):
     u.var += weight * (u.gap * u.gap - u.var)
 
 @kernel(inline=True)
-def read_unusual(u): # standard deviations, 0 when nothing has varied yet
+def read_unusual(u): # standard deviations, within 10; 0 when nothing has varied yet
     "How far the newest value stands from those before it."
-    return quotient(u.gap, root(u.spread))
+    return min(max(quotient(u.gap, root(u.spread)), np.float32(-10)), np.float32(10))
 
 # %% ../nbs/04b_smoothing.ipynb #fab1fbbc
 @kernel(inline=True)

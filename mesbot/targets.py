@@ -6,13 +6,11 @@
 __all__ = ['Targets', 'join', 'targets_nb', 'regression_targets']
 
 # %% ../nbs/06a_targets.ipynb #b6e449f4
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, check_seconds, n_bars, n_sessions
+from .bars import Bars, check_seconds, each_session, n_bars
 from .core import SECOND, kernel
 from .labels import NEVER, horizon_ns
 
@@ -20,7 +18,7 @@ from .labels import NEVER, horizon_ns
 class Targets(NamedTuple):
     "One row a bar; NaN where the horizon leaves the session or the data."
     known_at: np.ndarray     # (n,) int64 ns UTC: when all of it is known, as for the label; the largest int64 where it never is
-    volatility: np.ndarray   # (n,) float32 ticks a second
+    volatility: np.ndarray   # (n,) float32 ticks a root second
     best_long: np.ndarray    # (n,) float32 ticks above the close; NaN too where nothing traded within the horizon
     best_long_s: np.ndarray  # (n,) float32 seconds from the close of the bar to the close of the one that filled it
     best_short: np.ndarray   # (n,) float32 ticks below the close
@@ -74,5 +72,5 @@ def regression_targets(
     def one(k):
         rows = slice(bars.sessions[k], bars.sessions[k + 1])
         targets_nb(bars.ts[rows], bars.high[rows], bars.low[rows], bars.close[rows], horizon, Targets(*(column[rows] for column in found)))
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
+    each_session(bars, one, threads)
     return found

@@ -6,13 +6,11 @@
 __all__ = ['Overlap', 'overlap_nb', 'label_overlap', 'effective_labels']
 
 # %% ../nbs/06b_uniqueness.ipynb #05ca054a
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from .bars import Bars, n_bars, n_sessions
+from .bars import Bars, each_session, n_bars
 from .core import SECOND, Label, kernel
 
 # %% ../nbs/06b_uniqueness.ipynb #0168d15c
@@ -62,7 +60,7 @@ def label_overlap(
         at = slice(bars.sessions[k], bars.sessions[k + 1])
         bad = overlap_nb(bars.ts[at], labels.known_at[at], counted[at], *(column[at] for column in found))
         if bad >= 0: raise ValueError(f"row {at.start + bad}: known_at must be after a later bar opened and by the end of its session, got {labels.known_at[at.start + bad]}")
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool: list(pool.map(one, range(n_sessions(bars))))
+    each_session(bars, one, threads)
     return found
 
 def effective_labels(

@@ -8,6 +8,7 @@ import mesbot.walkforward
 from mesbot.bars import hours_mask, n_bars, session_info, take_sessions
 from mesbot.config import load_config
 from mesbot.core import SECOND
+from mesbot.features import compute_features
 from mesbot.folds import block_rows, rolling_folds, traded_hours
 from mesbot.gates import evidence
 from mesbot.labels import label_moves
@@ -127,9 +128,9 @@ def test_evidence_comes_from_sessions_and_pays_for_every_try():
 
 def test_the_fold_sharpe_is_a_mean(bars):
     config = load_config(**{**SMALL, "folds": SMALL["folds"] | dict(train_sessions=2, test_sessions=3)})
-    long = synthetic_market(8, seed=21, alpha=.1).bars
+    long = synthetic_market(8, seed=28, alpha=.1).bars
     walk = walk_forward(long, config)
-    np.testing.assert_allclose(walk.summary["predictors"]["logistic"]["mean_fold_sharpe"], walk.folds["sharpe"].mean())
+    np.testing.assert_allclose(walk.summary["predictors"]["logistic"]["mean_fold_sharpe"], walk.folds["sharpe"].fillna(0.0).mean())  # a silent fold earned nothing
     assert walk.folds["sharpe"].nunique() == 2
 
 
@@ -215,3 +216,42 @@ def test_two_sessions_say_next_to_nothing():
     "Student's t with one degree of freedom on two session means of 1 and 3: 2 ± 12.71 x 1, the textbook's 95 %."
     low, high = mean_interval([1.0, 3.0], [0, 1], .05, 200_000, np.random.default_rng(0))
     np.testing.assert_allclose([low, high], [2 - 12.706, 2 + 12.706], rtol=.01)
+
+
+def test_the_checks_of_a_walk_are_made_and_decide(bars, monkeypatch):
+    "FEA-6: every walk carries what was found about its own features, and a failed check is a no, whatever was earned."
+    quick = load_config(**{**SMALL, "models": dict(predictors=["always_flat"])})
+    walk = walk_forward(bars, quick)
+    assert walk.summary["checks"] == mesbot.walkforward.honesty(bars, compute_features(bars), compute_features)
+    assert [c["name"] for c in walk.summary["checks"]] == ["look-ahead", "warm-up", "made again"]
+    monkeypatch.setattr(mesbot.walkforward, "honesty", lambda *_: [{"name": "look-ahead", "ok": False, "sentence": "`peek` sees the future"}])
+    refused = walk_forward(bars, quick).summary["verdict"]
+    assert refused["answer"] == "no" and refused["reasons"][0] == "`peek` sees the future" and refused["sentence"].startswith("No verdict")
+
+
+def test_a_failed_check_does_not_hide_what_else_was_wrong():
+    from mesbot.gates import judge
+    summary = {"predictors": {}, "tried": [], "folds_note": "1 session is too few", "checks": [{"name": "look-ahead", "ok": False, "sentence": "leak"}]}
+    assert judge(summary, load_config())["reasons"] == ["leak", "1 session is too few"]
+
+
+def test_label_facts_count_what_is_learnt_from(bars):
+    "TGT-1: trading hours, whole multiples of `every_s`, known labels; balance and overlap are of these and no others."
+    from mesbot.labels import class_shares
+    from mesbot.uniqueness import label_overlap
+    study = prepare(bars, load_config(models=dict(every_s=7)))
+    facts, labels = mesbot.walkforward.label_facts(study), study.labels
+    rows = np.flatnonzero(traded_hours(bars, load_config()) & (bars.ts // SECOND % 7 == 0) & (labels.label >= 0))
+    found = labels.label[rows]
+    assert facts["labels"] == len(rows) and 0 < len(rows) < n_bars(bars) / 10
+    assert facts["class_shares"] == {name: (found == k).mean() for k, name in enumerate(("DOWN", "FLAT", "UP"))} != class_shares(labels)
+    assert facts["effective_labels"] == pytest.approx(np.nansum(label_overlap(bars, labels, rows).uniqueness[rows]), rel=1e-6)
+
+
+def test_a_study_learns_from_the_labels_that_were_asked_for(bars):
+    "TGT-2: `labels.kind` reaches the models."
+    from mesbot.barriers import training_labels
+    config = load_config(labels=dict(kind="barrier"))
+    study = prepare(bars, config)
+    for a, b in zip(study.labels, training_labels(bars, config)): np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(study.labels.label, label_moves(bars).label)

@@ -288,3 +288,26 @@ def test_the_real_week_of_spy(shared_data, tmp_path):
     data = dataset(week, folder=tmp_path / "set")
     same(data.features, compute_features(week))
     assert (n_bars(week), n_sessions(week)) == (100_184, 5) and all(found.tobytes() == wanted.tobytes() for found, wanted in zip(data.labels, label_moves(week)))
+
+
+def test_the_settings_of_labels_do_not_run_together():
+    "DAT-9: 3 s and 31 ticks are not 33 s and 1 tick."
+    from mesbot.dataset import label_recipe
+    found = [label_recipe(load_config(labels=dict(horizon_s=h, threshold_ticks=t))).settings for h, t in ((3, 31), (33, 1))]
+    assert found[0] != found[1]
+
+
+def test_the_kind_of_a_column_is_part_of_its_name(bars, tmp_path):
+    "DAT-9: the same column as another type is another file."
+    narrow = Recipe("plain", {"close": "i4"}, lambda part: (part.close,))
+    wide = Recipe("plain", {"close": "i8"}, lambda part: (part.close.astype("i8"),))
+    for recipe in (narrow, wide): columns_on_disk(bars, [recipe], tmp_path)
+    assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("lost", ("close", "ends"))
+def test_any_column_that_is_lost_is_made_again(bars, tmp_path, lost):
+    "DAT-9: whichever file of a recipe is gone, all of it is there again."
+    columns_on_disk(bars, [PLAIN], tmp_path)
+    next(tmp_path.glob(f"*_plain-{lost}_*")).unlink()
+    for found, wanted in zip(columns_on_disk(bars, [PLAIN], tmp_path)[0], plain(bars)): same(found, wanted)

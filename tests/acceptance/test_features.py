@@ -167,3 +167,62 @@ def test_a_young_session_is_not_taken_for_a_calm_one():
         found.append([x[300, FEATURES.index("volume_z")], x[601, FEATURES.index("rv_600")], x[1801, FEATURES.index("vola_z")]])
     mean = np.mean(found, axis=0)
     assert abs(mean[0]) < .7 and abs(mean[1] - 1) < .01 and abs(mean[2]) < .7, mean
+
+
+def test_the_night_changes_hands_to_the_second():
+    "FEA-1: Asia ends and Europe begins with the bar of 03:00:00; Europe ends and regular hours begin with the bar of 09:30:00; regular hours end with that of 16:00:00."
+    at = lambda clock: pd.Timestamp(f"2024-01-03 {clock}", tz="America/New_York").value
+    clocks = ("02:59:59", "03:00:00", "09:29:59", "09:30:00", "15:59:59", "16:00:00")
+    bars = make_bars(np.array([at(clock) for clock in clocks]), *[np.full(6, 1000)] * 4, np.ones(6, int))
+    found = compute_features(bars)[:, [FEATURES.index(name) for name in ("asia", "europe", "rth")]]
+    np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]])
+
+
+def test_a_session_that_begins_at_midnight_has_a_time_of_day():
+    "FEA-1: data whose first bar lies in the minute of midnight stand at the top of the circle, not in its middle."
+    start = pd.Timestamp("2024-01-03 00:00:30", tz="America/New_York").value
+    found = compute_features(make_bars(start + np.arange(2) * SECOND, *[np.full(2, 1000)] * 4, np.ones(2, int)))
+    np.testing.assert_allclose(found[:, [FEATURES.index(name) for name in ("tod_sin", "tod_cos")]], [[0, 1], [0, 1]], atol=1e-7)
+
+
+def test_a_file_without_volume_knows_when_it_traded():
+    "FEA-1: with no volume at all a move or a bar with a range is a trade, and a bar that neither moved nor had a range is none."
+    close = np.array([1000, 1000, 1001, 1001, 1001, 1001, 1001])
+    high = close + np.array([0, 0, 0, 0, 1, 0, 0])
+    bars = make_bars(int(np.datetime64("2024-01-03T15:00", "ns").astype(np.int64)) + np.arange(7) * SECOND, close, high, close, close, np.zeros(7, int))
+    np.testing.assert_array_equal(compute_features(bars)[1:, FEATURES.index("since_trade")], [2, 3, 1, 2, 1, 2])
+
+
+def test_the_hash_covers_every_room_that_makes_features(tmp_path, monkeypatch):
+    "FEA-4: one comment more in any room whose code the step runs is another hash; one in a room behind them is not."
+    import shutil
+    from pathlib import Path
+
+    import mesbot
+    import mesbot.features as room
+    copy = tmp_path / "mesbot"
+    shutil.copytree(mesbot.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(mesbot, "__path__", [str(copy)])
+    first = room.feature_hash()
+    for name in ("core", "smoothing", "windows", "averages", "daytime", "minutes", "flow", "volatility", "features", "gates"):
+        source = Path(copy, f"{name}.py")
+        kept = source.read_bytes()
+        source.write_bytes(kept + b"# one more line\n")
+        assert (room.feature_hash() == first) is (name == "gates"), name
+        source.write_bytes(kept)
+
+
+def test_vwap_begins_with_the_bar_of_the_open():
+    "FEA-2: the second from 09:30:00 on counts, the one before does not; the slope comes with the 61st second."
+    start = pd.Timestamp("2024-01-03 09:29:59", tz="America/New_York").value
+    close = 1000 + np.arange(63)
+    found = compute_features(make_bars(start + np.arange(63) * SECOND, close, close, close, close, np.ones(63, int)))
+    dist, slope = (found[:, FEATURES.index(name)] for name in ("vwap_dist", "vwap_slope"))
+    np.testing.assert_allclose(dist[:4], [np.nan, 0, .5, 1])
+    assert np.isnan(slope[:61]).all() and np.isfinite(slope[61:]).all()
+
+
+def test_a_small_number_divides_like_any_other():
+    "Only what is nothing in float32 counts as nothing: a calm market has small deviations."
+    from mesbot.smoothing import quotient
+    assert quotient(1.0, 1e-9) == np.float32(1) / np.float32(1e-9)

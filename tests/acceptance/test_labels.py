@@ -305,3 +305,32 @@ def test_labels_that_do_not_overlap_are_worth_their_number():
     assert effective_labels(label_overlap(bars, labels, np.arange(0, n, 30))) == (labels.label[::30] >= 0).sum() == 100
     assert effective_labels(label_overlap(bars, labels)) == pytest.approx(100, rel=.05)       # every bar: no more of them
     with pytest.raises(ValueError, match="one row a bar, 3001, got 3000"): label_overlap(bars, label_moves(cut_bars(bars, 3000)))
+
+
+def test_a_next_bar_at_the_very_horizon_can_still_be_had():
+    "TGT-1: the bar that opens `horizon` seconds later is within the horizon; one a second later is not."
+    from mesbot.labels import tradable_move
+    bars = make_bars(ns("10:00:00") + np.array([0, 30, 61]) * SECOND, *[np.array([1000, 1004, 1004])] * 4, np.ones(3, int))
+    moves = tradable_move(bars, label_moves(bars, 30), 30)
+    assert moves[0] == 0 and np.isnan(moves[1:]).all()
+
+
+def test_a_trade_that_earned_nothing_is_no_better_trade():
+    "TGT-2: UP and DOWN are for trades that earned something; nothing is FLAT."
+    from mesbot.barriers import better
+    assert not better(0.0, 3, -1.0, 9) and better(.01, 3, -1.0, 9) and not better(-.01, 3, -1.0, 9)
+
+
+def test_a_label_to_learn_from_is_known_both_ways():
+    "TGT-2: of data that end in the afternoon, a trade that is over where the move is not yet known is no label to learn from."
+    from mesbot.barriers import training_labels
+    n = 40                                              # the target is reached after five seconds, the data end after forty
+    close = 1000 + 4 * np.arange(n)
+    bars = make_bars(ns("10:00:00") + np.arange(n) * SECOND, close, close + 1, close - 1, close, np.ones(n, int))
+    config = load_config(labels=dict(kind="barrier"))
+    found, moves, trades = training_labels(bars, config), label_moves(bars), barrier_labels(bars, config)
+    both = (moves.label >= 0) & (trades.label >= 0)
+    assert (trades.label >= 0).sum() > both.sum() > 0
+    np.testing.assert_array_equal(found.label, np.where(both, trades.label, -1))
+    np.testing.assert_array_equal(found.known_at, np.where(both, np.maximum(moves.known_at, trades.known_at), NEVER))
+    np.testing.assert_array_equal(found.move, np.where(both, moves.move, np.float32(np.nan)))

@@ -7,8 +7,9 @@ from mesbot.bars import Bars, cut_bars, import_bars, load_bars, make_bars, n_bar
 from mesbot.core import SECOND
 from mesbot.features import FEATURES, compute_features
 from mesbot.labels import label_moves
-from mesbot.lookahead import lookahead_report, warmup_report
+from mesbot.lookahead import lookahead_report
 from mesbot.synth import synthetic_market
+from mesbot.warmup import warmup_report
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +291,36 @@ def test_what_depends_on_history_is_named(bars):
     for name in ("so far", "the bars themselves"):
         if name != "so far": assert warmup_report(bars, HONEST[name]).ok
     assert warmup_report(bars, HONEST["so far"]).table["what"].tolist() == ["", "depends on history", "depends on history"]
+
+
+@pytest.mark.parametrize("column", Bars._fields[:6])
+def test_writing_into_any_column_is_said(bars, column):
+    "FEA-6: not only into the closes."
+    def spoil(b):
+        getattr(b, column)[-1] += 1
+        return b.close
+    for report in (lookahead_report, warmup_report):
+        with pytest.raises(ValueError, match=f"^fn must not write into its bars, but it changed {column} of"): report(bars, spoil)
+
+
+def test_large_numbers_settle_within_a_share_of_their_size():
+    "FEA-6: 1e9 and 1e9 + 100 are the same to six digits, 1 and 1.00001 are not."
+    from mesbot.warmup import _felt
+    full, late = np.array([[1e9, 1.0], [1e9, 1.0]]), np.array([[1e9 + 100, 1.00001], [1e9, 1.0]])
+    np.testing.assert_array_equal(_felt(late, full, np.array([1, 2]))[1], [1, 2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_data_are_cut_right_after_a_piece_of_time_ends(seed):
+    "FEA-3: the last bar that is kept is the last of a minute, of five and of fifteen."
+    from mesbot.lookahead import _cut_rows
+    bars = take_sessions(dense_days(), 0, 1)
+    second = bars.ts[_cut_rows(bars, 0, np.random.default_rng(seed))] // SECOND
+    for length in (60, 300, 900): assert (second % length == 0).any() and (second % length == 1).any() and (second % length == length // 2).any()
+
+
+def test_the_first_offence_is_the_first_row_and_not_the_first_cut(bars):
+    "FEA-6: cut after two rows the second is wrong, cut later the very first is: that one is named."
+    def fn(b): return np.r_[n_bars(b) <= 2 or n_bars(b) == n_bars(bars), n_bars(b) > 2, np.zeros(n_bars(b))][:n_bars(b)].astype(float)
+    first = lookahead_report(bars, fn).first
+    assert first.row == 0 and first.at > 1

@@ -124,4 +124,4 @@ def test_a_snapshot_of_other_features_is_refused(monkeypatch):
     stream.update(OPEN, 10, 10, 10, 10, 1)
     snapshot = stream.snapshot()
     monkeypatch.setattr(room, "feature_hash", lambda: "0" * 12)
-    with pytest.raises(ValueError, match="snapshot must be of features 000000000000"): FeatureStream().restore(snapshot)
+    with pytest.raises(ValueError, match="snapshot must be whole and of features 000000000000"): FeatureStream().restore(snapshot)
