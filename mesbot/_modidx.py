@@ -401,7 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mesbot.news.near_news': ('news.html#near_news', 'mesbot/news.py'),
                              'mesbot.news.news_table': ('news.html#news_table', 'mesbot/news.py'),
                              'mesbot.news.source_of': ('news.html#source_of', 'mesbot/news.py')},
-            'mesbot.on_disk': { 'mesbot.on_disk.Recipe': ('on_disk.html#recipe', 'mesbot/on_disk.py'),
+            'mesbot.on_disk': { 'mesbot.on_disk.ColumnRecipe': ('on_disk.html#columnrecipe', 'mesbot/on_disk.py'),
                                 'mesbot.on_disk._Column': ('on_disk.html#_column', 'mesbot/on_disk.py'),
                                 'mesbot.on_disk._columns_of': ('on_disk.html#_columns_of', 'mesbot/on_disk.py'),
                                 'mesbot.on_disk._make_room': ('on_disk.html#_make_room', 'mesbot/on_disk.py'),

@@ -15,16 +15,16 @@ from .barriers import training_labels
 from .bars import Bars, check_seconds
 from .config import Config, config_hash, load_config
 from .labels import Labels
-from .on_disk import FEATURE_RECIPE, Recipe, columns_on_disk
+from .on_disk import FEATURE_RECIPE, ColumnRecipe, columns_on_disk
 
 # %% ../nbs/13c_dataset.ipynb #109c9f43
 def label_recipe(
     config: Config, # `labels.kind` says which sections count
-) -> Recipe: # makes the columns of `labels.Labels`
+) -> ColumnRecipe: # makes the columns of `labels.Labels`
     "How labels are made, and by which settings they are found again."
     by = config.labels
     settings = f"{by.horizon_s} {by.threshold_ticks}" if by.kind == "move" else f"{by.kind} {config_hash(config)}"
-    return Recipe("labels", {"label": "i1", "known_at": "i8", "move": "f4"}, lambda part: training_labels(part, config, threads=1), settings)
+    return ColumnRecipe("labels", {"label": "i1", "known_at": "i8", "move": "f4"}, lambda part: training_labels(part, config, threads=1), settings)
 
 # %% ../nbs/13c_dataset.ipynb #4b81ee11
 class Dataset(NamedTuple):

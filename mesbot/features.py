@@ -28,7 +28,7 @@ from .windows import WINDOWS, WINDOWS_S, advance_windows, read_windows
 
 # %% ../nbs/05_features.ipynb #adc878b6
 GROUPS = {"windows": WINDOWS_S, "averages": AVERAGES_S, "vwap": VWAP_S, "clock": CLOCK_S, "minutes": MINUTES_S, "shape": SHAPE_S, "flow": FLOW_S, "volatility": VOLATILITY_S}
-WARMUP_S = {name: s for group in GROUPS.values() for name, s in group.items()}  # feature -> seconds until it is given (VWAP: after 09:30; minutes: at most)
+WARMUP_S = {name: s for group in GROUPS.values() for name, s in group.items()}  # feature -> seconds until it is given (VWAP: after the regular open; minutes: at most)
 FEATURES = tuple(WARMUP_S)  # the order of columns, everywhere
 ROOMS = ("core", "calendar", "smoothing", "windows", "averages", "daytime", "minutes", "flow", "volatility", "features")
 

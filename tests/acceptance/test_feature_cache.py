@@ -18,7 +18,7 @@ from mesbot.config import load_config
 from mesbot.dataset import dataset
 from mesbot.features import FEATURES, compute_features
 from mesbot.labels import label_moves
-from mesbot.on_disk import FEATURE_RECIPE, Recipe, cached_features, columns_on_disk
+from mesbot.on_disk import FEATURE_RECIPE, ColumnRecipe, cached_features, columns_on_disk
 from mesbot.synth import synthetic_market
 
 
@@ -26,7 +26,7 @@ from mesbot.synth import synthetic_market
 def bars(): return synthetic_market(5, seed=11).bars
 
 
-PLAIN = Recipe("plain", {"close": "i4", "ends": ("f8", (2,))}, lambda part: (part.close - part.close[0], np.stack([part.low, part.high], 1) / 4))
+PLAIN = ColumnRecipe("plain", {"close": "i4", "ends": ("f8", (2,))}, lambda part: (part.close - part.close[0], np.stack([part.low, part.high], 1) / 4))
 
 
 def plain(bars):
@@ -273,7 +273,7 @@ def test_what_is_written_does_not_pile_up_in_memory(tmp_path):
 import numpy as np
 def peak(): return next(int(line.split()[1]) / 1e3 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 bars = synthetic_market(6, seed=11).bars
-recipe = room.Recipe("wide", {"row": ("u1", (2000,))}, lambda part: (np.ones((len(part.ts), 2000), np.uint8),))
+recipe = room.ColumnRecipe("wide", {"row": ("u1", (2000,))}, lambda part: (np.ones((len(part.ts), 2000), np.uint8),))
 before = peak()
 [(made,)] = room.columns_on_disk(bars, [recipe], folder, threads=2)
 print(json.dumps([made.nbytes / 1e6, peak() - before]))""", tmp_path).communicate()[0]
@@ -299,8 +299,8 @@ def test_the_settings_of_labels_do_not_run_together():
 
 def test_the_kind_of_a_column_is_part_of_its_name(bars, tmp_path):
     "DAT-9: the same column as another type is another file."
-    narrow = Recipe("plain", {"close": "i4"}, lambda part: (part.close,))
-    wide = Recipe("plain", {"close": "i8"}, lambda part: (part.close.astype("i8"),))
+    narrow = ColumnRecipe("plain", {"close": "i4"}, lambda part: (part.close,))
+    wide = ColumnRecipe("plain", {"close": "i8"}, lambda part: (part.close.astype("i8"),))
     for recipe in (narrow, wide): columns_on_disk(bars, [recipe], tmp_path)
     assert len(names(tmp_path)) == 2
 
