@@ -6,6 +6,7 @@
 __all__ = ['app', 'show_version', 'main', 'load_market', 'summary_lines', 'report', 'bench', 'run']
 
 # %% ../nbs/18_cli.ipynb #8ef8ee84
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,11 @@ def bench(
 # %% ../nbs/18_cli.ipynb #1cd1a15a
 def run() -> None:
     "The `mesbot` command."
+    said = set()
+    def say_once(message, *where, **more):
+        if str(message) not in said: typer.echo(f"mesbot: {message}", err=True)
+        said.add(str(message))
+    warnings.showwarning = say_once
     try: code = app(prog_name="mesbot", standalone_mode=False)
     except typer.Abort: code = 130                   # interrupted at the keyboard
     except Exception as e:

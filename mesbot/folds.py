@@ -14,7 +14,7 @@ from .bars import Bars, n_bars, session_info
 from .config import Config, Folds
 from .core import SECOND
 from .labels import Labels
-from .risk import day_schedule
+from .schedule import day_schedule
 
 # %% ../nbs/14_folds.ipynb #ceff7bde
 class Fold(NamedTuple):

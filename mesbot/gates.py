@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .config import Config
-from .metrics import mean_interval
+from .metrics import mean_interval, whole_positions
 
 # %% ../nbs/15_gates.ipynb #569f2786
 def evidence(
@@ -21,8 +21,9 @@ def evidence(
 ) -> dict: # net_ticks, auc, ic, each also _low and _high; planted_ic and recovered_share when something was planted
     "Means and intervals of what decides about one predictor; NaN where sessions are too few to say."
     tried = max(len(set(config.models.predictors) - {"always_flat"}), 1)
-    net = trades["net_usd"] / trades["contracts"] / tick_usd
-    series = {"net_ticks": (net, trades["trade_date"]), "auc": (skill["auc"].dropna(), skill.loc[skill["auc"].notna(), "session"]),
+    whole = whole_positions(trades) if "position" in trades else trades
+    net = whole["net_usd"] / whole["contracts"] / tick_usd
+    series = {"net_ticks": (net, whole["trade_date"]), "auc": (skill["auc"].dropna(), skill.loc[skill["auc"].notna(), "session"]),
               "ic": (skill["ic"].dropna(), skill.loc[skill["ic"].notna(), "session"])}
     out = {}
     for k, (name, (values, sessions)) in enumerate(series.items()):
@@ -81,6 +82,8 @@ def judge(
     reasons = [summary["folds_note"]] if summary["folds_note"] else []
     if leaks := [check["sentence"] for check in summary.get("checks", []) if not check["ok"]]:
         return {"answer": "no", "predictor": "", "reasons": leaks + reasons, "sentence": "No verdict: the features fail their own checks, so no number below can be believed."}
+    if config.fills.mode == "signal_close":
+        return {"answer": "no", "predictor": "", "reasons": reasons, "sentence": "No verdict: orders were filled at the close of the bar that gave the signal, where nobody can trade. What follows is an optimistic bound."}
     if passed:
         best = max(passed, key=lambda name: numbers[name]["net_ticks_low"])
         n = numbers[best]

@@ -26,6 +26,8 @@ from .core import cache_dir, instrument
 from .costs import cost_rules, round_trip_usd
 from .features import FEATURES, feature_hash
 from .predictors import save_predictor
+from .rules import rule_warnings
+from .trade_log import write_trade_log
 from .walkforward import WalkForward, walk_forward
 
 # %% ../nbs/17_report.ipynb #04eeecea
@@ -89,12 +91,12 @@ def write_run(
     (folder / "manifest.json").write_text(json.dumps(plain(made), indent=1))
     thing = instrument(bars.symbol)
     rules = cost_rules(config, thing)
-    facts = {"unit": thing.unit, "tick_usd": thing.tick_usd, "side_usd": rules.side_usd, "round_trip_usd": round_trip_usd(rules), "slippage_ticks": rules.normal,
+    facts = {"unit": thing.unit, "tick_usd": thing.tick_usd, "side_usd": rules.side_usd, "round_trip_usd": round_trip_usd(rules), "slippage_ticks": int(rules.normal),
+             "fill_mode": config.fills.mode, "warnings": rule_warnings(config, thing),
              "has_volume": bool(bars.volume.any()), "missing_features": {name: p.missing for name, p in walk.predictors.items() if hasattr(p, "missing")}}
     (folder / "metrics.json").write_text(json.dumps(plain(walk.summary | facts), indent=1))
     walk.folds.to_parquet(folder / "folds.parquet")
-    walk.trades.to_parquet(folder / "trades.parquet")
-    walk.trades.to_csv(folder / "trades.csv", index=False)
+    write_trade_log(walk.trades, folder)
     walk.equity.to_parquet(folder / "equity.parquet", compression="zstd")
     walk.daily.to_parquet(folder / "daily.parquet")
     walk.skill.to_parquet(folder / "skill.parquet")
@@ -153,6 +155,7 @@ img{max-width:100%;height:auto;display:block;margin:.6rem 0} .scroll{overflow-x:
 table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums;margin:.6rem 0} th,td{padding:.26rem .5rem;border-bottom:1px solid #e6e9ed;white-space:nowrap}
 th{font-weight:600;color:#57606a;border-bottom:1px solid #9aa4af} .number{text-align:right} .word{text-align:left;white-space:normal;min-width:4.5rem} td:last-child.word{min-width:8.2rem} tr.strong td{font-weight:600;background:#f4f6f8}
 .verdict{border-left:6px solid #8a929b;background:#f4f6f8;padding:.8rem 1.1rem;margin:1rem 0} .verdict.yes{border-color:#2a7d46} .verdict.no{border-color:#b3402e}
+.bound{background:#b3402e;color:#fff;padding:.8rem 1.1rem;margin:0 0 1.2rem} .bound b{font-size:1.15rem} .warning{border-left:6px solid #c98b2b;background:#fdf6ec;padding:.5rem 1.1rem;max-width:none}
 .verdict>b{font-size:1.15rem} .verdict ul{margin:.4rem 0 0;padding-left:1.2rem} .quiet{color:#57606a;font-size:.86rem} code{font-size:.86em}
 @media(max-width:700px){body{margin:1rem auto;padding:0 .7rem} .jp-RenderedImage,.output_png,.output_area{overflow-x:auto} img{max-width:none;width:680px}}
 @media print{body{margin:0;max-width:none} h2{break-after:avoid} img,table{break-inside:avoid}}

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .account import trade_log
 from .barriers import training_labels
 from .bars import Bars, n_bars, n_sessions, session_info, take_sessions
 from .config import Config, load_config
@@ -32,6 +31,7 @@ from .minutes import MINUTES_S
 from .on_disk import cached_features
 from .predictors import REQUIRES_TRAINING, NotTrainable, fit_predictor, volatility_ticks
 from .sim import Backtest, backtest
+from .trade_log import trade_log
 from .trader import risk_per_contract, rules_of
 from .uniqueness import effective_labels, label_overlap
 from .warmup import warmup_report
@@ -132,7 +132,7 @@ def run_fold(
                            config.labels.threshold_ticks)
     if study.planted is not None: skill["planted_ic"] = planted_ic(study, rows, skill.index)
     row = {"fold": fold.number, "predictor": name, "test_sessions": fold.test[1] - fold.test[0], "training_rows": len(blocks[0])}
-    row |= skill.mean().to_dict() | {k: v for k, v in result.summary.items() if k != "refusals"} | {"note": fold_note(result.summary, config)}
+    row |= skill.mean().to_dict() | {k: v for k, v in result.summary.items() if k not in ("refusals", "warnings")} | {"note": fold_note(result.summary, config)}
     return FoldResult(row, skill.rename_axis("session").reset_index().assign(fold=fold.number, predictor=name), result, probability, predictor,
                       measure_importance(study, name, predictor, blocks, rows, [config.seed, fold.number]))
 
@@ -244,7 +244,7 @@ def gather(study, folds, done, failed, note):
         "label_kind": config.labels.kind, "horizon_s": config.labels.horizon_s, "threshold_ticks": config.labels.threshold_ticks,
         **label_facts(study), "checks": honesty(bars, study.features, compute_features),
         "start_balance_usd": config.risk.start_balance_usd, "trade_risk_usd": config.risk.trade_risk_usd,
-        "risk_usd": risk_per_contract(rules.costs, rules.stops, 0.0, True),
+        "risk_usd": risk_per_contract(config.stops.stop_ticks, config.costs.normal_ticks, rules.costs),
         "tried": list(config.models.predictors), "predictors": {name: numbers for name, (numbers, *_) in stitched.items()}}
     rows = sorted([part.row for part in done.values()] + failed, key=lambda row: (row["fold"], config.models.predictors.index(row["predictor"])))
     return WalkForward(

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import mesbot.bench as bench
 import mesbot.bench_data as bench_data
 import mesbot.bench_features as bench_features
+import mesbot.bench_sim as bench_sim
 import mesbot.measure as measure_room
 from mesbot.bars import iter_bars, n_bars, take_sessions
 from mesbot.cli import app, load_market
@@ -141,9 +142,10 @@ def test_a_small_run_finds_every_number(tmp_path):
     *table, last = done.output.strip().splitlines()
     found = json.loads(last)
     promised = {"load_s", "load_vs_polars", "load_peak_mb", "feature_ns_per_bar", "feature_stream_p99_us", "pipeline_s", "pipeline_peak_mb", "pipeline_disk_mb"}
+    promised |= {"sim_ns_per_bar", "sim_trades", "sim_peak_mb", "sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s"}
     more = {"synth_s", "synth_peak_mb", "feature_ns_per_second", "features_2_threads", "feature_stream_p50_us", "feature_stream_cold_p99_us"}
     assert promised | more <= set(found) and all(found[name] > 0 for name in promised | more)
-    assert found["rows"] == found["pipeline_rows"] == found["feature_bars"] and abs(found["rows"] / 128_400 - 1) < .1
+    assert found["rows"] == found["pipeline_rows"] == found["feature_bars"] == found["sim_bars"] == found["sweep_bars"] and abs(found["rows"] / 128_400 - 1) < .1
     assert found["features"] == len(FEATURES) and found["feature_stream_calls"] >= 50_000 and found["feature_stream_p50_us"] <= found["feature_stream_p99_us"]
     assert found["pipeline_disk_mb"] * 1e6 > 4 * len(FEATURES) * found["rows"] and found["machine"]["cores"] >= 1
     assert "too few" in table[0] and all(any(line.split()[0] == name for line in table) for name in (promised | more))
@@ -158,14 +160,61 @@ def test_a_bench_of_nothing_is_refused(tmp_path, rows):
 
 
 def test_what_misses_its_limit_is_marked():
-    "TGT/FEA limits of the specification, each by itself, and only for a full run; a number without a limit is never marked."
-    limits = {name: most for name, _, most, _ in bench._TARGETS if most}
-    assert {name: limits[name] for name in ("feature_ns_per_bar", "feature_stream_p99_us", "pipeline_s", "pipeline_peak_mb")} == {"feature_ns_per_bar": 120, "feature_stream_p99_us": 50, "pipeline_s": 12, "pipeline_peak_mb": 2000}
-    good = {name: most or 1.0 for name, _, most, _ in bench._TARGETS} | {"rows": bench.ROWS, "months": 24, "store_bytes_per_bar": 10.0, "machine": {"cores": 2}}
+    "TGT/FEA/BT limits of the specification, each by itself and on its own side, and only for a full run; a number without a limit is never marked."
+    limits = {name: limit for name, _, limit, _ in bench._TARGETS if limit}
+    asked = {"feature_ns_per_bar": 120, "feature_stream_p99_us": 50, "pipeline_s": 12, "pipeline_peak_mb": 2000, "sim_ns_per_bar": 10, "sim_vs_vbt_rust": 10, "sim_vs_vbt_numba": 20, "sweep_bars_per_s": 100e6}
+    assert {name: limits[name] for name in asked} == asked
+    at_least = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s")
+    good = {name: limit or 1.0 for name, _, limit, _ in bench._TARGETS} | {"rows": bench.ROWS, "months": 24, "store_bytes_per_bar": 10.0, "machine": {"cores": 2}}
     assert "MISSED" not in bench.bench_text(good)
-    for name, _, most, _ in bench._TARGETS:
-        told = bench.bench_text(good | {name: 1.01 * most if most else 1e9})
-        assert [line.split()[0] for line in told.splitlines() if "MISSED" in line] == ([name] if most else [])
+    for name, _, limit, _ in bench._TARGETS:
+        for factor in (.99, 1.01):
+            wrong = limit and (factor < 1) == (name in at_least)
+            told = bench.bench_text(good | {name: factor * limit if limit else 1e9})
+            assert [line.split()[0] for line in told.splitlines() if "MISSED" in line] == ([name] if wrong else []), (name, factor)
+
+
+# --- the simulator and its rival ---
+
+def test_the_back_test_that_is_timed_has_every_rule_on():
+    "TGT: each optional rule has a value other than off, except the spread limit, which needs quotes; nothing latches, and what is traded is the same every time."
+    rules = bench_sim.every_rule()
+    off = [f"{section}.{name}" for section in ("risk", "stops", "trader", "costs") for name, value in getattr(rules, section).model_dump().items()
+           if (value == 0 and not isinstance(value, bool)) or value is False or value == () or value == (0, 0, 0)]
+    assert off == ["risk.max_spread_ticks"]
+    bars = synthetic_market(1, 5).bars
+    p = bench_sim.bench_prediction(n_bars(bars))
+    assert p.dtype == np.float32 and p.tobytes() == bench_sim.bench_prediction(n_bars(bars)).tobytes()
+    done = bench_sim.backtest(bars, p, rules)
+    assert not any(done.summary[latch] for latch in ("killed", "review")) and done.trades["position"].nunique() > 60
+    assert {"stop", "stall", "time_stop", "level"} <= set(done.trades["reason_out"]) and done.trades["contracts"].max() > 1
+
+
+def test_the_race_times_whole_runs_in_turn(monkeypatch):
+    "Each turn in another order, the first thrown away, each engine asked for by its name."
+    bars, asked, now = synthetic_market(1, 5).bars, [], [0.0]
+    waits = {name: iter([50, *times]) for name, times in dict(ours=(1, 3, 2), rust=(20, 40, 30), numba=(30, 50, 70)).items()}
+    def spend(name): asked.append(name); now[0] += next(waits[name])
+    monkeypatch.setattr(bench_sim, "backtest", lambda b, p, rules: spend("ours"))
+    monkeypatch.setattr(bench_sim, "run_signals", lambda table, stop, target, engine: spend(engine))
+    monkeypatch.setattr(bench_sim.time, "perf_counter", lambda: now[0])
+    assert bench_sim.race(bars, bench_sim.bench_prediction(n_bars(bars)), 3) == {"ours": [1, 3, 2], "rust": [20, 40, 30], "numba": [30, 50, 70]}
+    first = ["ours", "rust", "numba"]
+    assert asked == first + ["rust", "numba", "ours"] + ["numba", "ours", "rust"] + first
+
+
+def test_simulator_numbers_are_of_what_was_measured(monkeypatch):
+    "Nanoseconds of the process of its own, ratios of the race by medians and by best times, bar-evaluations of the best sweep."
+    asked = []
+    def measure(setup, call, rows, repeats=3):
+        asked.append((call, repeats, "'place'" in setup))
+        rows = {"race": {"ours": [2.0, 1.0, 9.0], "rust": [30.0, 5.0, 40.0], "numba": [50.0, 80.0, 7.0]}, "back": [1_000_000, 9], "swee": [1_000_000, 48]}[call[:4]]
+        return {"s": .01, "best_s": .008, "rows": rows, "peak_mb": 700.0}
+    monkeypatch.setattr(bench_sim, "measure", measure)
+    found = bench_sim.bench_sim("place") | bench_sim.bench_sweep("place")
+    np.testing.assert_allclose([found[name] for name in ("sim_ns_per_bar", "sim_best_ns_per_bar", "sim_trades", "sim_peak_mb", "sim_vs_vbt_rust", "sim_vs_vbt_numba", "sim_vs_vbt_rust_best", "sim_vs_vbt_numba_best",
+                                                         "vbt_rust_ns_per_bar", "sweep_bars_per_s")], [10, 8, 9, 700, 15, 25, 5, 7, 30_000, 6e9])
+    assert asked == [("backtest(bars, p, rules)", 6, True), ("race(bars, p, 6)", 1, True), ("sweep(bars, p, GRID, rules, threads=1)", 3, True)]
 
 
 # --- the market of a report ---

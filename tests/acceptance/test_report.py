@@ -104,6 +104,20 @@ def test_real_bars_however_short(shared_data, tmp_path, name, symbol, trained):
     assert ("too few" if trained else "nothing can be trained") in html and ("no volume" in html) == (symbol != "SPY")
 
 
+def test_an_optimistic_bound_is_marked_and_settings_that_cannot_pay_are_told(tmp_path, planted):
+    "BT-1: a page of fills at the signal's own close says so before anything else and is never a yes; settings that are surely not meant stand under the verdict, and an honest page has neither."
+    (tmp_path / "bound.toml").write_text('[fills]\nmode = "signal_close"\n[stops]\ntarget_ticks = 2\n[trader]\nmin_confidence = 0.4\n[models]\npredictors = ["always_flat", "rsi_rule"]\n')
+    done, folder = report(tmp_path, "--sessions", 2, "--config", "bound.toml")
+    html, metrics = (folder / "report.html").read_text(), json.loads((folder / "metrics.json").read_text())
+    assert done.returncode == 1 and "No verdict: orders were filled at the close" in done.stdout, done.stderr[-2000:]
+    assert metrics["fill_mode"] == "signal_close" and metrics["verdict"]["answer"] == "no" and len(metrics["warnings"]) == 2
+    body = html.partition("<body>")[2]
+    assert 0 < body.index("<b>Optimistic bound. This is no result.</b>") < body.index("<h1>") and body.count('class="bound"') == 1
+    assert "stops.target_ticks 2 is $2.50, and a round trip costs $3.34: every trade loses" in html and html.count('class="warning"') == 1 and "(fills.mode signal_close)" in html
+    honest = (planted[1] / "report.html").read_text()
+    assert 'class="bound"' not in honest and "Optimistic bound" not in honest and 'class="warning"' not in honest and "the open of the next bar (fills.mode next_open)" in honest
+
+
 def test_wrong_use_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "bad.toml").write_text("[stops]\nstop_tick = 8\n")
     for args, says in ((["--data", "nowhere", "--symbol", "MES"], "nowhere"), (["--symbol", "DOGE", "--data", "."], "unknown symbol 'DOGE'"), (["--sessions", 0], "market.sessions"),
