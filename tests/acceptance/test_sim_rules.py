@@ -22,7 +22,7 @@ from mesbot.predictors import Prediction
 from mesbot.risk import open_day
 from mesbot.rules import rules_of
 from mesbot.schedule import day_schedule
-from mesbot.sim import backtest
+from mesbot.sim import backtest, sweep
 from mesbot.trader import Says
 
 FLAT, UP, DOWN, NONE = (.1, .8, .1), (.1, .2, .7), (.7, .2, .1), (np.nan,) * 3
@@ -780,3 +780,18 @@ def test_a_target_under_the_costs_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert backtest(GOOD, SAYS, load_config(stops={"target_ticks": 3})).summary["warnings"] == []
+
+
+def test_a_sweep_over_anything_is_its_back_tests():
+    "BT-1: settings that change the day's schedule too (its clock, the news block) give each set its own."
+    rng, n = np.random.default_rng(3), 3600
+    ts = ns("13:45:00", "2024-06-12") + np.arange(n) * SECOND   # the Fed's statement comes at 14:00
+    price = 20_000 + rng.integers(-2, 3, n).cumsum()
+    bars, says = make_bars(ts, price, price + 1, price - 1, price, np.ones(n, int)), np.array([UP, FLAT, DOWN, FLAT])[rng.integers(0, 4, n)]
+    sets = [{}, {"risk.news_before_min": 10.0}, {"risk.news_after_min": 20.0}, {"end_of_day.half_size": "13:50", "end_of_day.last_entry": "14:00", "end_of_day.exit": "14:05", "end_of_day.flat": "14:10"},
+            {"stops.kind": "atr"}, {"fills.mode": "price_touch"}, {"risk.max_contracts": 2, "stops.stop_ticks": 4}]
+    base = load_config(risk={"day_loss_usd": 1e4, "day_drawdown_usd": 1e4, "review_drawdown_usd": 1e4, "total_loss_usd": 1e4, "loss_streak": 1000, "min_balance_usd": 0})
+    table = sweep(bars, says, sets, base)
+    alone = [backtest(bars, says, with_settings(base, one)).summary for one in sets]
+    for name in ("trades", "net_usd", "signals"): np.testing.assert_allclose(table[name], [one[name] for one in alone], err_msg=name)
+    assert table["trades"].nunique() >= 5, table["trades"].tolist()
