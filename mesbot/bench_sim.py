@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bars import Bars, n_bars
+from .bars import Bars
 from .bench_data import ROWS, sessions_for
 from .config import Config, load_config
 from .measure import measure

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDi
 
 from .calendar import as_date
 from .presets import PRESETS, VENUE_CLOCKS
-from .settings import Costs, Count, EndOfDay, Fills, Risk, Section, Share, Stops, Ticks, Trader
+from .settings import Costs, Count, EndOfDay, Fills, Risk, Section, Stops, Ticks, Trader
 
 # %% ../nbs/02_config.ipynb #2450ac1e
 class LabelSettings(Section):

@@ -11,7 +11,6 @@ from .account import enter, leave
 from .core import SECOND, Intent, Reason, kernel
 from .costs import slippage_ticks, stale_slippage
 from .risk import limit_reason
-from .rules import FillMode
 from .stops import level_contracts, level_price, reach_level
 
 # %% ../nbs/12b_exchange.ipynb #1153bd56

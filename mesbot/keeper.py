@@ -18,7 +18,7 @@ import numpy as np
 from .calendar import utc_text
 from .config import Config, config_hash
 from .core import REASONS, STATE, Reason
-from .risk import risk_rules, trailing_floor
+from .risk import trailing_floor
 from .tickfile import sync
 
 # %% ../nbs/10d_keeper.ipynb #43782584

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .bars import Bars, n_bars
+from .bars import Bars
 from .calendar import sessions_of
 from .config import Config, load_config
 from .core import REASONS, Reason, instrument, new_state

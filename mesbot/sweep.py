@@ -64,13 +64,12 @@ def sweep(
     if daily is not None and daily.shape != (n_sessions(bars), len(sets)): raise ValueError(f"daily must have shape ({n_sessions(bars)}, {len(sets)}), sessions and sets, got {daily.shape}")
     odd = [said for one in configs for said in rule_warnings(one, thing)[:1]]
     if odd: warnings.warn(f"{len(odd)} of {len(sets)} sets are surely not meant; the first: {odd[0]}", stacklevel=2)
-    markets, clock = {}, lambda one: (one.end_of_day, one.risk.news_before_min, one.risk.news_after_min)  # what a schedule depends on
+    markets, kind = {}, lambda one: (one.end_of_day, one.risk.news_before_min, one.risk.news_after_min, one.stops.kind == "volatility")  # what `market_of` asks
     for one in configs:
-        if clock(one) not in markets: markets[clock(one)] = market_of(bars, prediction, one, quotes)
-        if one.stops.kind == "volatility": market_of(bars, prediction, one, quotes)
+        if kind(one) not in markets: markets[kind(one)] = market_of(bars, prediction, one, quotes)
     def run(k):
         state = new_state(configs[k].risk.start_balance_usd)
-        done = run_sessions(markets[clock(configs[k])], state, rules_of(configs[k], thing))
+        done = run_sessions(markets[kind(configs[k])], state, rules_of(configs[k], thing))
         if daily is not None: daily[:, k] = done.daily
         return _row(done, state, thing.tick_usd)
     with ThreadPoolExecutor(threads or os.cpu_count()) as workers: rows = list(workers.map(run, range(len(sets))))
