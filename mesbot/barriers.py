@@ -19,7 +19,7 @@ from .entries import note_spike, refusal
 from .exchange import close_fill, exchange_step, quiet
 from .inputs import Columns
 from .labels import NEVER, Labels, check_count, label_moves
-from .loop import bar_at
+from .inputs import bar_at
 from .rules import FillMode, rules_of
 from .schedule import day_schedule
 from .stops import stop_width

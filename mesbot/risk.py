@@ -8,6 +8,7 @@ __all__ = ['RISK', 'risk_rules', 'open_day', 'trailing_floor', 'limit_reason', '
 # %% ../nbs/09_risk.ipynb #0c7b74b3
 import numpy as np
 
+from .conditions import forget
 from .config import Config
 from .core import SECOND, Intent, Reason, kernel
 
@@ -59,9 +60,7 @@ def open_day(state, day, rules):
     state.day_stop = Reason.NONE
     state.reduced = state.reversals = 0
     state.intent = Intent.HOLD
-    state.atr = state.volume = 0.0
-    state.last_close = state.last_ts = state.gap = 0
-    state.swing_until = state.swing_low = state.swing_high = state.past_low = state.past_high = 0
+    forget(state)
 
 # %% ../nbs/09_risk.ipynb #02c1689f
 @kernel(inline=True)

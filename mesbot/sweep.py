@@ -18,9 +18,10 @@ from .bars import Bars, n_sessions
 from .config import Config, load_config, with_settings
 from .core import Reason, instrument, new_state
 from .inputs import Quotes, market_of
-from .loop import Run, run_sessions
+from .loop import Run, run_together
 from .metrics import sharpe_ratio
 from .rules import rule_warnings, rules_of
+from .wakes import wake_key
 
 # %% ../nbs/12d_sweep.ipynb #6b0df935
 def _row(
@@ -49,6 +50,8 @@ def grid_sets(
     return sets
 
 # %% ../nbs/12d_sweep.ipynb #b1b62cd3
+_BATCH = 8  # sets that go through the bars together, and keep their trades until the end
+
 def sweep(
     bars: Bars,                 # n bars, any number of sessions
     prediction,                 # a `Prediction` or (n, 3) probabilities, the same for every set
@@ -64,13 +67,17 @@ def sweep(
     if daily is not None and daily.shape != (n_sessions(bars), len(sets)): raise ValueError(f"daily must have shape ({n_sessions(bars)}, {len(sets)}), sessions and sets, got {daily.shape}")
     odd = [said for one in configs for said in rule_warnings(one, thing)[:1]]
     if odd: warnings.warn(f"{len(odd)} of {len(sets)} sets are surely not meant; the first: {odd[0]}", stacklevel=2)
-    markets, kind = {}, lambda one: (one.end_of_day, one.risk.news_before_min, one.risk.news_after_min, one.stops.kind == "volatility")  # what `market_of` asks
-    for one in configs:
-        if kind(one) not in markets: markets[kind(one)] = market_of(bars, prediction, one, quotes)
-    def run(k):
-        state = new_state(configs[k].risk.start_balance_usd)
-        done = run_sessions(markets[kind(configs[k])], state, rules_of(configs[k], thing))
-        if daily is not None: daily[:, k] = done.daily
-        return _row(done, state, thing.tick_usd)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as workers: rows = list(workers.map(run, range(len(sets))))
+    markets, batches, rules = {}, {}, [rules_of(one, thing) for one in configs]
+    for k, one in enumerate(configs):
+        kind = one.end_of_day, one.risk.news_before_min, one.risk.news_after_min, one.stops.kind == "volatility"  # what `market_of` asks
+        if kind not in markets: markets[kind] = market_of(bars, prediction, one, quotes)
+        batches.setdefault((kind, wake_key(rules[k])), []).append(k)
+    def run(kind, batch):
+        states = [new_state(configs[k].risk.start_balance_usd) for k in batch]
+        runs = run_together(markets[kind], states, [rules[k] for k in batch])
+        if daily is not None: daily[:, batch] = np.stack([done.daily for done in runs], 1)
+        return [(k, _row(done, state, thing.tick_usd)) for k, done, state in zip(batch, runs, states)]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as workers:
+        work = [workers.submit(run, kind, all_of[a:a + _BATCH]) for (kind, _), all_of in batches.items() for a in range(0, len(all_of), _BATCH)]
+        rows = [row for _, row in sorted((pair for job in work for pair in job.result()), key=lambda pair: pair[0])]
     return pd.concat([pd.DataFrame(sets), pd.DataFrame(rows)], axis=1)

@@ -16,13 +16,14 @@ from mesbot.bars import Bars, cut_bars, make_bars
 from mesbot.calendar import NY, session_table
 from mesbot.config import load_config, with_settings
 from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Reason, kernel, new_state
-from mesbot.inputs import Quotes, market_of
-from mesbot.loop import bar_at, bar_step, end_session, equity_curve, run_sessions
+from mesbot.inputs import Quotes, bar_at, market_of
+from mesbot.loop import bar_step, end_session, equity_curve, run_sessions
 from mesbot.predictors import Prediction
 from mesbot.risk import open_day
 from mesbot.rules import rules_of
 from mesbot.schedule import day_schedule
 from mesbot.sim import backtest, sweep
+from mesbot.synth import synthetic_market
 from mesbot.trader import Says
 
 FLAT, UP, DOWN, NONE = (.1, .8, .1), (.1, .2, .7), (.7, .2, .1), (np.nan,) * 3
@@ -795,3 +796,32 @@ def test_a_sweep_over_anything_is_its_back_tests():
     alone = [backtest(bars, says, with_settings(base, one)).summary for one in sets]
     for name in ("trades", "net_usd", "signals"): np.testing.assert_allclose(table[name], [one[name] for one in alone], err_msg=name)
     assert table["trades"].nunique() >= 5, table["trades"].tolist()
+
+
+@pytest.mark.parametrize("row", [(.5, .5, .1), (np.nan, .5, .5)])
+def test_a_row_that_is_no_prediction_is_seen_in_the_middle_of_silence_and_of_a_position(row):
+    "The trading loop looks at predictions only where the wakes are: a bad row must always be one."
+    silent = np.full((4, 3), np.nan)
+    silent[3] = row
+    held = np.tile(FLAT, (4, 1))
+    held[0], held[3] = UP, row
+    for says in (silent, held):
+        with pytest.raises(ValueError, match="prediction row 3 must be three probabilities"): backtest(GOOD, says)
+
+
+def test_parts_and_threads_change_nothing(monkeypatch):
+    "Wakes found a session at a time on another thread, all at once, or together with other sets: the same lots."
+    from mesbot import wakes
+    bars = synthetic_market(4, seed=3).bars
+    rng = np.random.default_rng(0)
+    says = np.where(rng.random((len(bars.ts), 1)) < .01, np.where(rng.random((len(bars.ts), 1)) < .5, UP, DOWN), FLAT)
+    config = load_config(risk=dict(start_balance_usd=1e6, total_loss_usd=1e6, day_loss_usd=1e6, day_drawdown_usd=1e6, review_drawdown_usd=1e6, loss_streak=1000), trader=dict(hours="ALL"))
+    whole = backtest(bars, says, config)
+    assert len(whole.trades) > 500
+    monkeypatch.setattr(wakes, "_PART", 1)
+    parts = backtest(bars, says, config)
+    pd.testing.assert_frame_equal(whole.trades, parts.trades)
+    table = sweep(bars, says, {"stops.stop_ticks": [4, 8], "trader.min_confidence": [.5, .6]}, config)
+    for row in table.itertuples(index=False):
+        one = backtest(bars, says, with_settings(config, {"stops.stop_ticks": row[0], "trader.min_confidence": row[1]}))
+        assert one.summary["trades"] == row.trades and one.summary["net_usd"] == pytest.approx(row.net_usd, abs=1e-6)
