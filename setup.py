@@ -7,8 +7,8 @@ from setuptools import find_packages, setup
 ini = ConfigParser(delimiters=["="])
 ini.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 fact = ini["DEFAULT"]
-words = {key: fact[key].split() for key in ("requirements", "data_requirements", "research_requirements", "dev_requirements", "lab_requirements", "console_scripts")}
-research = words["data_requirements"] + words["research_requirements"]
+words = {key: fact[key].split() for key in ("requirements", "data_requirements", "live_requirements", "research_requirements", "dev_requirements", "lab_requirements", "console_scripts")}
+research = words["data_requirements"] + words["live_requirements"] + words["research_requirements"]
 
 setup(
     name=fact["lib_name"], version=fact["version"], description=fact["description"], keywords=fact["keywords"],
@@ -16,7 +16,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     packages=find_packages(include=["mesbot*", "live_runner*"]), python_requires=f">={fact['min_python']}",
     install_requires=words["requirements"],
-    extras_require={"data": words["data_requirements"],
+    extras_require={"data": words["data_requirements"], "live": words["live_requirements"],
                     "research": research,
                     "dev": research + words["dev_requirements"],
                     "lab": research + words["dev_requirements"] + words["lab_requirements"]},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .bench_data import ROWS, bench_load, bench_store, bench_synth
 from .bench_features import bench_features, bench_pipeline, bench_stream
+from .bench_models import bench_models
 from .bench_sim import bench_sim, bench_sweep
 from .measure import machine
 
@@ -28,9 +29,9 @@ def run_bench(
         store = Path(place) / "store"
         found = bench_synth(rows) | bench_store(store, rows) | bench_load(store, Path(place) / "float64.parquet")
         found |= bench_features(store, rows) | bench_stream(store) | bench_pipeline(store, Path(place) / "set")
-        return found | bench_sim(store) | bench_sweep(store, rows) | {"machine": machine()}
+        return found | bench_sim(store) | bench_sweep(store, rows) | bench_models(min(rows + 100, 1_000_000)) | {"machine": machine()}
 
-_AT_LEAST = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s")
+_AT_LEAST = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s", "gather_gb_s")
 _TARGETS = (  # name, what it is, must be at most (at least for those of `_AT_LEAST`), unit
     ("synth_s", "make a market of so many bars", 10, "s"), ("synth_peak_mb", "... peak of memory", 3000, "MB"), ("synth_60_s", "60 sessions of it", 1.5, "s"),
     ("synth_store_s", "write two busy years into a store", None, "s"), ("synth_store_peak_mb", "... peak of memory", 1000, "MB"),
@@ -43,7 +44,10 @@ _TARGETS = (  # name, what it is, must be at most (at least for those of `_AT_LE
     ("sim_ns_per_bar", "a back-test with every rule on, a bar", 10, "ns"), ("sim_trades", "... lots in its log", None, ""), ("sim_peak_mb", "... peak of memory, bars included", None, "MB"),
     ("sim_vs_vbt_rust", "... so many times as fast as vectorbt on rust", 10, "x"), ("sim_vs_vbt_numba", "... and on numba", 20, "x"),
     ("sim_vs_vbt_rust_best", "... rust, by the best times", None, "x"), ("sim_vs_vbt_numba_best", "... numba, by the best times", None, "x"),
-    ("sweep_bars_per_s", "a sweep, bars times sets a second", 100e6, ""))
+    ("sweep_bars_per_s", "a sweep, bars times sets a second", 100e6, ""),
+    ("windows_ms", "6.2 million windows of 60 bars, as a view", 1, "ms"), ("gather_gb_s", "batches of them, gathered and scaled", 1, "GB/s"),
+    ("infer_feed_forward_p99_us", "feed-forward net, one bar, 99 of 100 below", 100, "us"), ("infer_lstm_p99_us", "LSTM of 60 bars", 500, "us"),
+    ("infer_transformer_p99_us", "transformer of 60 bars", 1000, "us"), ("infer_hybrid_p99_us", "hybrid of 60 bars", 1000, "us"))
 
 def missed(
     name: str,    # in `_TARGETS`

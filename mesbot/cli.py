@@ -14,10 +14,12 @@ import typer
 
 import mesbot
 from .data_commands import ConfigFile, Symbol, data, one_line
+from .model_commands import models
 
 # %% ../nbs/18_cli.ipynb #ee793967
 app = typer.Typer(help="An honest walk-forward laboratory for scalping MES futures on one-second bars.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 
 def show_version(on: bool):
     "Print the version and leave."

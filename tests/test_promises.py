@@ -141,8 +141,8 @@ def test_training_knows_nothing_of_the_test(market):
     scrambled = bars._replace(open=moved[0], high=moved[1], low=moved[2], close=moved[3])
     one, other = walk_forward(bars, config), walk_forward(scrambled, config)
     fitted = [run_fold(prepare(b, config), rolling_folds(7, config.folds)[0], "logistic").predictor for b in (bars, scrambled)]
-    np.testing.assert_array_equal(fitted[0].layers[0][0], fitted[1].layers[0][0])
-    assert fitted[0].temperature == fitted[1].temperature
+    np.testing.assert_array_equal(fitted[0].weights, fitted[1].weights)
+    assert fitted[0].calibration.facts() == fitted[1].calibration.facts()
     a, b = (w.trades[w.trades["fold"] == 1].drop(columns="fold") for w in (one, other))
     assert len(a) and not one.trades.equals(other.trades)
     pd.testing.assert_frame_equal(a, b)
@@ -152,7 +152,7 @@ def test_training_knows_nothing_of_the_test(market):
 
 def test_same_seed_same_bytes():
     "Market, features, models, trades and the whole table of folds."
-    config = load_config(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=2), models=dict(epochs=2))
+    config = load_config(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=2), networks=dict(epochs=2))
     def run(seed):
         market = synthetic_market(5, seed=seed, alpha=.1)
         return walk_forward(market.bars, config, planted=known_signal(market))

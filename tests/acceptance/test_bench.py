@@ -162,9 +162,10 @@ def test_a_bench_of_nothing_is_refused(tmp_path, rows):
 def test_what_misses_its_limit_is_marked():
     "TGT/FEA/BT limits of the specification, each by itself and on its own side, and only for a full run; a number without a limit is never marked."
     limits = {name: limit for name, _, limit, _ in bench._TARGETS if limit}
-    asked = {"feature_ns_per_bar": 120, "feature_stream_p99_us": 50, "pipeline_s": 12, "pipeline_peak_mb": 2000, "sim_ns_per_bar": 10, "sim_vs_vbt_rust": 10, "sim_vs_vbt_numba": 20, "sweep_bars_per_s": 100e6}
+    asked = {"feature_ns_per_bar": 120, "feature_stream_p99_us": 50, "pipeline_s": 12, "pipeline_peak_mb": 2000, "sim_ns_per_bar": 10, "sim_vs_vbt_rust": 10, "sim_vs_vbt_numba": 20, "sweep_bars_per_s": 100e6,
+             "windows_ms": 1, "gather_gb_s": 1, "infer_feed_forward_p99_us": 100, "infer_lstm_p99_us": 500, "infer_transformer_p99_us": 1000}
     assert {name: limits[name] for name in asked} == asked
-    at_least = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s")
+    at_least = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s", "gather_gb_s")
     good = {name: limit or 1.0 for name, _, limit, _ in bench._TARGETS} | {"rows": bench.ROWS, "months": 24, "store_bytes_per_bar": 10.0, "machine": {"cores": 2}}
     assert "MISSED" not in bench.bench_text(good)
     for name, _, limit, _ in bench._TARGETS:

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import mesbot.predictors
+import mesbot.fitting
 import mesbot.walkforward
 from mesbot.bars import hours_mask, n_bars, session_info, take_sessions
 from mesbot.config import load_config
@@ -31,11 +31,11 @@ def test_one_training_row_in_five_seconds(bars):
     assert (label_moves(bars).label[everything] >= 0).all() and len(everything) < n_bars(bars)
 
 
-def test_the_temperature_is_fitted_on_the_calibration_block(bars, monkeypatch):
+def test_the_calibration_is_fitted_on_the_calibration_block(bars, monkeypatch):
     "Neither on the rows that fitted the weights nor on the test."
     seen = {}
-    fit = mesbot.predictors.fit_temperature
-    monkeypatch.setattr(mesbot.predictors, "fit_temperature", lambda logits, y: seen.setdefault("rows", len(y)) and fit(logits, y))
+    fit = mesbot.fitting.fit_calibration
+    monkeypatch.setattr(mesbot.fitting, "fit_calibration", lambda logits, y, *how, **more: seen.setdefault("rows", len(y)) and fit(logits, y, *how, **more))
     config = load_config(**SMALL)
     study = prepare(bars, config)
     fold = rolling_folds(6, config.folds)[0]
@@ -58,10 +58,10 @@ def test_a_predictor_that_fails_in_one_fold_is_not_judged(monkeypatch):
     bars = synthetic_market(8, seed=18, alpha=.1).bars
     config = load_config(**{**SMALL, "folds": SMALL["folds"] | dict(test_sessions=2), "models": dict(predictors=["rsi_rule", "logistic"])})
     real = mesbot.walkforward.fit_predictor
-    def breaks(name, *args):
-        if name == "logistic" and breaks.calls == 1: raise mesbot.predictors.NotTrainable("planted")
+    def breaks(name, *args, **more):
+        if name == "logistic" and breaks.calls == 1: raise mesbot.fitting.NotTrainable("planted")
         breaks.calls += name == "logistic"
-        return real(name, *args)
+        return real(name, *args, **more)
     breaks.calls = 0
     monkeypatch.setattr(mesbot.walkforward, "fit_predictor", breaks)
     walk = walk_forward(bars, config)
@@ -70,12 +70,12 @@ def test_a_predictor_that_fails_in_one_fold_is_not_judged(monkeypatch):
 
 
 def test_the_seed_reaches_the_models(bars):
-    short = {**SMALL, "models": dict(predictors=["feed_forward"], epochs=1)}
+    short = {**SMALL, "models": dict(predictors=["feed_forward"]), "networks": dict(epochs=1)}
     nets = []
     for seed in (1, 1, 2):
         config = load_config(seed=seed, **short)
-        nets.append(run_fold(prepare(bars, config), rolling_folds(6, config.folds)[0], "feed_forward").predictor.layers[0][0])
-    assert nets[0].tobytes() == nets[1].tobytes() != nets[2].tobytes()
+        nets.append(run_fold(prepare(bars, config), rolling_folds(6, config.folds)[0], "feed_forward").predictor.weights)
+    assert nets[0] == nets[1] != nets[2]
 
 
 def test_net_ticks_are_per_contract():
@@ -135,7 +135,7 @@ def test_the_fold_sharpe_is_a_mean(bars):
 
 
 def test_the_weights_see_the_fit_block_only(bars):
-    "Other labels in the calibration block change the temperature and nothing else."
+    "Other labels in the calibration block change the calibration and nothing else."
     config = load_config(**SMALL)
     study, fold = prepare(bars, config), rolling_folds(6, config.folds)[0]
     one = run_fold(study, fold, "logistic").predictor
@@ -143,9 +143,9 @@ def test_the_weights_see_the_fit_block_only(bars):
     block = slice(bars.sessions[fold.calibrate[0]], bars.sessions[fold.calibrate[1]])
     label[block] = np.where(label[block] >= 0, np.random.default_rng(0).permutation(label[block] % 3), label[block])
     other = run_fold(study._replace(labels=study.labels._replace(label=label)), fold, "logistic").predictor
-    np.testing.assert_array_equal(one.layers[0][0], other.layers[0][0])
+    np.testing.assert_array_equal(one.weights, other.weights)
     np.testing.assert_array_equal(one.scaler.mean, other.scaler.mean)
-    assert one.temperature != other.temperature
+    assert one.calibration.facts() != other.calibration.facts()
 
 
 def test_moves_are_judged_in_units_of_their_volatility(bars):

@@ -12,7 +12,7 @@ import pytest
 
 from mesbot.config import config_hash, load_config
 from mesbot.features import FEATURES
-from mesbot.predictors import load_predictor
+from mesbot.model_files import load_predictor
 
 TRADE_COLUMNS = {"entry_time", "exit_time", "entry_ns", "exit_ns", "side", "contracts", "entry_price", "exit_price", "stop_price", "target_price", "reason_in", "reason_out",
                  "gross_usd", "fees_usd", "slippage_ticks", "net_usd", "mae_ticks", "mfe_ticks", "confidence", "features", "mode", "config_hash"}
@@ -55,13 +55,13 @@ def test_without_an_edge_the_verdict_is_no_and_so_is_the_exit_code(null):
 def test_the_run_folder_holds_everything(planted):
     _, folder = planted
     names = {str(p.relative_to(folder)) for p in folder.glob("**/*") if p.is_file()}
-    assert {"config.toml", "manifest.json", "metrics.json", "folds.parquet", "trades.parquet", "trades.csv", "equity.parquet", "report.ipynb", "report.html", "model/logistic/model.json"} <= names
+    assert {"config.toml", "manifest.json", "metrics.json", "folds.parquet", "trades.parquet", "trades.csv", "equity.parquet", "report.ipynb", "report.html", "model/logistic/manifest.json"} <= names
     made = json.loads((folder / "manifest.json").read_text())
     assert set(made["hashes"]) == {"code", "config", "data", "features", "models"} and made["seed"] == 1 and made["source"]["alpha"] == .1
     assert made["hashes"]["config"] == config_hash(load_config(folder / "config.toml"))
     folds, trades = pd.read_parquet(folder / "folds.parquet"), pd.read_parquet(folder / "trades.parquet")
     assert {"accuracy", "auc", "ic", "trades", "net_usd", "sharpe", "max_drawdown_usd"} <= set(folds.columns)
-    assert set(folds["predictor"]) == {"always_flat", "rsi_rule", "logistic", "feed_forward"} and folds["fold"].nunique() >= 2
+    assert set(folds["predictor"]) == {"always_flat", "rsi_rule", "logistic", "boosting", "feed_forward"} and folds["fold"].nunique() >= 2
     assert TRADE_COLUMNS <= set(trades.columns) and len(pd.read_csv(folder / "trades.csv")) == len(trades)
     assert list(json.loads(trades["features"].iloc[0])) == list(FEATURES)
     assert trades.loc[trades["predictor"] == "logistic", "config_hash"].unique().tolist() == [made["hashes"]["config"]]
