@@ -11,6 +11,7 @@ import numpy as np
 from .boosting import Boosting
 from .calibration import Calibration, calibration_from, humble
 from .core import kernel
+from .features import FEATURES
 from .nets import NetPredictor
 from .predictors import AlwaysFlat, Linear, Prediction, RsiRule
 
@@ -54,6 +55,13 @@ class Ensemble:
     def length(self) -> int: # bars
         "The longest look of a member."
         return max(getattr(m, "length", 1) for m in self.members)
+    @property
+    def used(self) -> int:
+        "Features of a bar, scaled by each member in its own way."
+        return len(FEATURES)
+    def __call__(self, x: np.ndarray) -> np.ndarray: # (1, 3) probabilities
+        "The answer to one window (1, length, used) of features as they are: what its latency is measured on."
+        return self.predict(x[0]).probability[-1:]
     def predict(self, features: np.ndarray, sessions: np.ndarray = None) -> Prediction:
         "(n, k) features to a `Prediction`; `sessions` (m+1,) are row pointers, one session when None."
         said = [member.predict(features, sessions) for member in self.members]

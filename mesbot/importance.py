@@ -13,6 +13,7 @@ import pandas as pd
 
 from .features import FEATURES, GROUPS
 from .metrics import mean_interval, rank_ic
+from .sequences import window_rows
 
 # %% ../nbs/15b_importance.ipynb #f817cd83
 def scores(
@@ -36,8 +37,7 @@ def windows_of(
     length: int,          # rows that a model looks at, its own included
 ) -> np.ndarray: # (w, length) indices, w <= r: rows too close to the open of their session are left out
     "The window of each row."
-    opened = sessions[np.searchsorted(sessions, rows, "right") - 1]
-    return rows[rows - length + 1 >= opened][:, None] + np.arange(1 - length, 1)
+    return window_rows(rows, sessions, length)[:, None] + np.arange(1 - length, 1)
 
 def _forecast(predictor, x): # (w, length, k) -> (w, 3)
     "Probabilities at the last row of each window."

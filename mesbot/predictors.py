@@ -96,21 +96,20 @@ class Trained:
         move_sizes: tuple,         # (mean down move, mean up move) of training, in units of volatility
         horizon_s: int = 30,
         humble_share: float = 0.0, # taken off every claim of a direction
-    ): self.scaler, self.calibration, self.move_sizes, self.horizon_s, self.humble_share = scaler, calibration, tuple(move_sizes), horizon_s, humble_share
+    ): self.scaler, self.calibration, self.move_sizes, self.horizon_s, self.humble_share, self.used = scaler, calibration, tuple(move_sizes), horizon_s, humble_share, len(scaler.columns)
 
     @property
     def missing(self) -> list: # names
         "Features that this model could not use."
         return [name for k, name in enumerate(FEATURES) if k not in self.scaler.columns]
 
-    @property
-    def used(self) -> int:
-        "How many features it uses."
-        return len(self.scaler.columns)
+    def said(self, out: np.ndarray) -> np.ndarray: # (b, 3) probabilities
+        "What outputs (b, outputs) mean."
+        return humble(self.calibration(out[:, :3]), self.humble_share)
 
     def __call__(self, x: np.ndarray) -> np.ndarray: # (b, 3) probabilities
         "The answer to scaled windows (b, length, used): what its latency is measured on."
-        return humble(self.calibration(self.raw(x)[:, :3]), self.humble_share)
+        return self.said(self.raw(x))
 
     def rows(self, features: np.ndarray, rows: np.ndarray, sessions: np.ndarray) -> np.ndarray: # indices
         "Those of `rows` about which something can be said."
@@ -120,25 +119,25 @@ class Trained:
         "What the model says of warm rows, before calibration."
         step = max(_BLOCK // (self.length * self.used), 1)
         ask = lambda a: self.raw(gather(features, rows[a:a + step], self.scaler, self.length))
-        with ThreadPoolExecutor(os.cpu_count()) as workers: parts = list(workers.map(ask, range(0, len(rows), step)))
-        return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
+        if len(rows) <= step: return ask(0)  # a live bar waits for no threads
+        with ThreadPoolExecutor(os.cpu_count()) as workers: return np.concatenate(list(workers.map(ask, range(0, len(rows), step))))
 
     def at(self, features: np.ndarray, rows: np.ndarray, sessions: np.ndarray) -> np.ndarray: # (r, 3) float32, NaN where nothing can be said
         "Probabilities at some rows only: what a study needs of a net that takes its time."
         p, warm = np.full((len(rows), 3), np.nan, np.float32), self.rows(features, rows, sessions)
-        p[np.isin(rows, warm)] = humble(self.calibration(self.outputs(features, warm)[:, :3]), self.humble_share)
+        p[np.isin(rows, warm)] = self.said(self.outputs(features, warm))
         return p
 
     def predict(self, features: np.ndarray, sessions: np.ndarray = None) -> Prediction:
         "(n, k) features to a `Prediction`; `sessions` (m+1,) are row pointers, one session when None."
-        n, volatility, leave = len(features), volatility_ticks(features, self.horizon_s), None
-        rows = self.rows(features, np.arange(n), [0, n] if sessions is None else sessions)
+        n, unit, leave = len(features), volatility_ticks(features, self.horizon_s), None
+        volatility, rows = unit, self.rows(features, np.arange(n), [0, n] if sessions is None else sessions)
         p, out = np.full((n, 3), np.nan, np.float32), self.outputs(features, rows)
-        p[rows] = humble(self.calibration(out[:, :3]), self.humble_share)
+        p[rows] = self.said(out)
         if out.shape[1] > 3:
             volatility, leave = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
             volatility[rows], leave[rows] = np.exp(out[:, 3]), 1 / (1 + np.exp(-out[:, 4]))
-        return Prediction(p, (p[:, 2] * self.move_sizes[1] - p[:, 0] * self.move_sizes[0]) * volatility, volatility, leave)
+        return Prediction(p, (p[:, 2] * self.move_sizes[1] - p[:, 0] * self.move_sizes[0]) * unit, volatility, leave)
 
 # %% ../nbs/07_predictors.ipynb #2de6b538
 def shared_facts(

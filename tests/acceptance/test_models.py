@@ -147,6 +147,28 @@ def test_samples_by_event_are_rows_at_another_price(study):
     assert len(blocks[0]) > 1000 and (np.diff(study.bars.close[blocks[0]]) != 0).all()
 
 
+def test_caution_holds_for_an_ensemble_too_and_it_is_timed(study, fitted):
+    "MOD-5, MOD-7: calibration of the pool must not take the caution back."
+    config = load_config(**SMALL | {"models": SMALL["models"] | dict(humble_share=.3)})
+    members, blocks = [fitted["logistic"], fitted["boosting"]], training_blocks(study, rolling_folds(5, config.folds)[0])
+    plain, careful = (fit_predictor("ensemble", material_of(study), *blocks, c, [1], members, calls=20) for c in (study.config, config))
+    x = study.features[study.bars.sessions[3]:][-3000:]
+    one, other = plain.predict(x).probability, careful.predict(x).probability
+    np.testing.assert_allclose(other[:, [0, 2]], .7 * one[:, [0, 2]], rtol=1e-4)
+    assert careful.latency["calls"] == 20 and careful.latency["p95_us"] > 0
+    with pytest.raises(TooSlow): fit_predictor("ensemble", material_of(study), *blocks, load_config(**SMALL | {"models": SMALL["models"] | dict(max_latency_ms=1e-3)}), [1], members, calls=20)
+
+
+def test_the_expected_move_is_in_the_unit_it_was_measured_in(study, fitted):
+    "A hybrid foretells its own volatility; sizes of moves were measured in that of the features."
+    from mesbot.predictors import volatility_ticks
+    x, net = study.features[study.bars.sessions[3]:][-3000:], fitted["hybrid"]
+    said = net.predict(x)
+    p = said.probability
+    np.testing.assert_allclose(said.move_ticks, (p[:, 2] * net.move_sizes[1] - p[:, 0] * net.move_sizes[0]) * volatility_ticks(x, 30), rtol=1e-5)
+    assert np.nanmax(np.abs(said.volatility_ticks - volatility_ticks(x, 30))) > .01
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
 def test_fitted_weights_never_lose_to_equal_ones(seed, members):
