@@ -23,7 +23,7 @@ test: $(VENV)/.dev ## notebooks and library in step, every notebook runs, whole-
 	@before="$$($(SUMS))"; $(BIN)/nbdev_clean && $(BIN)/nbdev_export || exit 1; \
 	if [ "$$before" != "$$($(SUMS))" ]; then echo "notebooks were not clean or not exported; they are now: look at git diff, then test again"; exit 1; fi
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest --quiet tests
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests
 
 sync: $(VENV)/.dev ## clean the notebooks and export the library from them
 	$(BIN)/nbdev_clean

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ini = ConfigParser(delimiters=["="])
 ini.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 fact = ini["DEFAULT"]
-words = {key: fact[key].split() for key in ("requirements", "data_requirements", "live_requirements", "research_requirements", "dev_requirements", "lab_requirements", "console_scripts")}
+words = {key: fact[key].split() for key in ("requirements", "data_requirements", "live_requirements", "research_requirements", "cluster_requirements", "dev_requirements", "lab_requirements", "console_scripts")}
 research = words["data_requirements"] + words["live_requirements"] + words["research_requirements"]
 
 setup(
@@ -17,8 +17,8 @@ setup(
     packages=find_packages(include=["mesbot*", "live_runner*"]), python_requires=f">={fact['min_python']}",
     install_requires=words["requirements"],
     extras_require={"data": words["data_requirements"], "live": words["live_requirements"],
-                    "research": research,
-                    "dev": research + words["dev_requirements"],
-                    "lab": research + words["dev_requirements"] + words["lab_requirements"]},
+                    "research": research, "cluster": words["cluster_requirements"],
+                    "dev": research + words["cluster_requirements"] + words["dev_requirements"],
+                    "lab": research + words["cluster_requirements"] + words["dev_requirements"] + words["lab_requirements"]},
     entry_points={"console_scripts": words["console_scripts"], "nbdev": [f"{fact['lib_name']}=mesbot._modidx:d"]},
 )

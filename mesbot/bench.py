@@ -13,6 +13,7 @@ from .bench_data import ROWS, bench_load, bench_store, bench_synth
 from .bench_features import bench_features, bench_pipeline, bench_stream
 from .bench_models import bench_models
 from .bench_sim import bench_sim, bench_sweep
+from .bench_stats import bench_stats
 from .measure import machine
 
 # %% ../nbs/17bc_bench.ipynb #179b0ba7
@@ -29,7 +30,7 @@ def run_bench(
         store = Path(place) / "store"
         found = bench_synth(rows) | bench_store(store, rows) | bench_load(store, Path(place) / "float64.parquet")
         found |= bench_features(store, rows) | bench_stream(store) | bench_pipeline(store, Path(place) / "set")
-        return found | bench_sim(store) | bench_sweep(store, rows) | bench_models(min(rows + 100, 1_000_000)) | {"machine": machine()}
+        return found | bench_sim(store) | bench_sweep(store, rows) | bench_models(min(rows + 100, 1_000_000)) | bench_stats() | {"machine": machine()}
 
 _AT_LEAST = ("sim_vs_vbt_rust", "sim_vs_vbt_numba", "sweep_bars_per_s", "gather_gb_s")
 _TARGETS = (  # name, what it is, must be at most (at least for those of `_AT_LEAST`), unit
@@ -47,8 +48,10 @@ _TARGETS = (  # name, what it is, must be at most (at least for those of `_AT_LE
     ("sweep_bars_per_s", "a sweep, bars times sets a second", 100e6, ""),
     ("windows_ms", "6.2 million windows of 60 bars, as a view", 1, "ms"), ("gather_gb_s", "batches of them, gathered and scaled", 1, "GB/s"),
     ("infer_feed_forward_p99_us", "feed-forward net, one bar, 99 of 100 below", 100, "us"), ("infer_lstm_p99_us", "LSTM of 60 bars", 500, "us"),
-    ("infer_transformer_p99_us", "transformer of 60 bars", 1000, "us"), ("infer_hybrid_p99_us", "hybrid of 60 bars", 1000, "us"))
+    ("infer_transformer_p99_us", "transformer of 60 bars", 1000, "us"), ("infer_hybrid_p99_us", "hybrid of 60 bars", 1000, "us"),
+    ("montecarlo_s", "10,000 accounts through 500 sessions, limits on", 1, "s"), ("pbo_s", "overfitting of 200 configurations, 12,870 halvings", 5, "s"))
 
+# %% ../nbs/17bc_bench.ipynb #2e3aea0f
 def missed(
     name: str,    # in `_TARGETS`
     value: float, # what was measured

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RULE_NAMES', 'NET_NAMES', 'PREDICTORS', 'Width', 'OTHER_VARIABLES', 'LabelSettings', 'Models', 'Networks', 'Folds',
-           'MarketSettings', 'Verdict', 'Paths', 'Config', 'check_environment', 'load_config', 'with_settings',
-           'config_hash', 'to_toml']
+           'MarketSettings', 'Verdict', 'Resampling', 'Search', 'Paths', 'Config', 'check_environment', 'load_config',
+           'with_settings', 'config_hash', 'to_toml']
 
 # %% ../nbs/02_config.ipynb #a1eea990
 import difflib
@@ -87,12 +87,16 @@ class Folds(Section):
     calibration_sessions: Count = 5
     embargo_sessions: Annotated[int, Field(ge=0, le=100)] = 1
     test_sessions: Count = 7
+    kind: Literal["rolling", "expanding"] = "rolling"          # expanding: training begins with the first session in every fold
+    combinatorial: tuple[Literal["logistic", "boosting", "feed_forward"], ...] = ("logistic",)  # walked once more over every choice of ...
+    choose: tuple[Annotated[int, Field(ge=2, le=20)], Annotated[int, Field(ge=1, le=19)]] = (6, 2)  # ... so many groups of sessions, so many of them unseen: how lucky is one order of the folds?
     stratify: Literal["", "regime"] = ""                       # regime: training rows are thinned until each regime has as many in every fold
 
     @model_validator(mode="after")
     def _room_to_train(self):
         if self.calibration_sessions >= self.train_sessions:
             raise ValueError(f"calibration_sessions must be below train_sessions {self.train_sessions}, got {self.calibration_sessions}")
+        if self.choose[1] >= self.choose[0]: raise ValueError(f"choose must leave a group to train on, got {list(self.choose)}")
         return self
 
 class MarketSettings(Section):
@@ -101,19 +105,43 @@ class MarketSettings(Section):
     alpha: Annotated[float, Field(ge=0, le=0.2)] = 0.10        # size of the planted edge; 0: none
     start: Annotated[str, AfterValidator(lambda day: str(as_date(day)))] = "2024-01-02"  # first trade date
 
+# %% ../nbs/02_config.ipynb #3d27ef86
 class Verdict(Section):
     "What it takes to say yes."
     error_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.05   # over all predictors together
     min_trades: Count = 100                                    # a fold with fewer says so; fewer in all is never a yes
     min_sharpe: float = 1.0                                    # mean over folds, annual
+    min_calmar: Annotated[float, Field(ge=0, le=100)] = 0.5
+    max_drawdown_share: Share = 0.15                           # of the best balance before it
+    stress: Annotated[float, Field(ge=1, le=10)] = 1.5         # net must not be negative with costs so many times as high
+    min_dsr: Share = 0.95                                      # deflated Sharpe ratio over every configuration ever scored
+    max_pbo: Share = 0.2                                       # probability of back-test overfitting, and of a loss of the best one on unseen days
+    max_spa: Share = 0.05                                      # p-value of superior predictive ability
+    max_timing: Share = 0.05                                   # p-value of the same positions at other times of the same sessions
     draws: Annotated[int, Field(ge=100, le=1_000_000)] = 2000  # session bootstrap
+
+class Resampling(Section):
+    "Futures that could have been, made of the tested sessions."
+    paths: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+    sessions: Count = 252                                      # of each path
+    block_sessions: Annotated[float, Field(ge=0, le=250)] = 0  # mean length of a block of the bootstrap; 0: measured (Politis and White)
+
+class Search(Section):
+    "How settings are looked for, inside the training part of each fold."
+    space: str = "stops"                                       # a name in `spaces`
+    method: Literal["grid", "random", "two_phase", "tpe"] = "tpe"
+    predictor: Literal["rsi_rule", "logistic", "boosting", "feed_forward"] = "logistic"
+    trials: Count = 60                                         # the most in each fold
+    patience: Count = 30                                       # random and two_phase stop after so many without a better one
+    batch: Annotated[int, Field(ge=1, le=256)] = 4             # trials that tpe asks for at once
+    inner_sessions: Count = 6                                  # the last of the training part, on which trials are scored
 
 class Paths(Section):
     "Where things lie; the only settings that do not change a result, so they stay out of the hash."
     store: str = "data"
     runs: str = "runs"
 
-# %% ../nbs/02_config.ipynb #3d27ef86
+# %% ../nbs/02_config.ipynb #69c6125e
 class Config(BaseSettings):
     "All settings of one run."
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="MESBOT_", env_nested_delimiter="__")
@@ -132,6 +160,8 @@ class Config(BaseSettings):
     folds: Folds = Folds()
     market: MarketSettings = MarketSettings()
     verdict: Verdict = Verdict()
+    resampling: Resampling = Resampling()
+    search: Search = Search()
     paths: Paths = Paths()
 
     @model_validator(mode="after")
@@ -142,7 +172,7 @@ class Config(BaseSettings):
                     raise ValueError(f"end_of_day.{name} must not be later than {latest} under preset {self.preset}, got {getattr(self.end_of_day, name)}")
         return self
 
-# %% ../nbs/02_config.ipynb #884e1055
+# %% ../nbs/02_config.ipynb #3601a17a
 def _fields(path):
     "The field names of the section that `path` leads to."
     model = Config
@@ -172,7 +202,7 @@ def _origin(error, path, changes):
     given = changes.get(keys[0], {}) if keys else {}
     return "settings" if not path or (given and (len(keys) < 2 or keys[1] in given)) else path
 
-# %% ../nbs/02_config.ipynb #796bc160
+# %% ../nbs/02_config.ipynb #3d7693b5
 OTHER_VARIABLES = ("MESBOT_GATEWAY_URL", "MESBOT_USER_HUB_URL", "MESBOT_MARKET_HUB_URL", "MESBOT_USERNAME", "MESBOT_API_KEY", "MESBOT_SHARED_DATA")
 
 def check_environment() -> None:
@@ -186,7 +216,7 @@ def check_environment() -> None:
         near = difflib.get_close_matches(variable, settings, 1)
         raise ValueError(f"environment: {variable} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
 
-# %% ../nbs/02_config.ipynb #70ad7ca4
+# %% ../nbs/02_config.ipynb #16000061
 def load_config(
     path=None,          # a TOML file, or None for the defaults
     preset: str = None, # a name in `PRESETS`; the file's own `preset` when None
@@ -209,7 +239,7 @@ def load_config(
     except ValidationError as e: raise ValueError(_explain(e, _origin(e, path, changes))) from None
     return Config.model_construct(**{name: getattr(found, name) for name in Config.model_fields})
 
-# %% ../nbs/02_config.ipynb #552edf39
+# %% ../nbs/02_config.ipynb #99148679
 def with_settings(
     config: Config, # any settings
     changes: dict,  # {"stops.stop_ticks": 10, ...}
@@ -231,7 +261,7 @@ def with_settings(
     except ValidationError as e: raise ValueError(_explain(e, "settings")) from None
     except ValueError as e: raise ValueError(f"settings: {e}") from None
 
-# %% ../nbs/02_config.ipynb #5e0ff188
+# %% ../nbs/02_config.ipynb #87fb6552
 def config_hash(
     config: Config, # any settings
 ) -> str: # 12 hex digits

@@ -28,14 +28,14 @@ class Fold(NamedTuple):
 
 def rolling_folds(
     sessions: int, # how many there are
-    plan: Folds,   # train (calibration included), embargo and test sizes
+    plan: Folds,   # kind; train (calibration included; the first one's when expanding), embargo and test sizes
 ) -> list: # of `Fold`; empty when not even one test session is left
-    "Walk forward by whole test blocks, with a training part of constant length."
+    "Walk forward by whole test blocks; what is trained on has a constant length, or begins with the first session when the plan says expanding."
     folds, test = [], plan.train_sessions + plan.embargo_sessions
     while test < sessions:
         end = test - plan.embargo_sessions
-        folds.append(Fold(len(folds) + 1, (end - plan.train_sessions, end - plan.calibration_sessions), (end - plan.calibration_sessions, end),
-                          (test, min(test + plan.test_sessions, sessions))))
+        begin = 0 if plan.kind == "expanding" else end - plan.train_sessions
+        folds.append(Fold(len(folds) + 1, (begin, end - plan.calibration_sessions), (end - plan.calibration_sessions, end), (test, min(test + plan.test_sessions, sessions))))
         test += plan.test_sessions
     return folds
 

@@ -30,6 +30,9 @@ class OnnxNet:
         self.name = self.session.get_modelmeta().graph_name
         self.length, self.used = self.session.get_inputs()[0].shape[1:]  # rows of a window, features of a row
         self.outputs = self.session.get_outputs()[0].shape[1]
+        self.data = data
+
+    def __reduce__(self): return OnnxNet, (self.data,)  # a session cannot be pickled, its file can
 
     def __call__(self,
         x: np.ndarray, # (n, length, used) float32, scaled

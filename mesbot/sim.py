@@ -47,6 +47,8 @@ class Backtest:
         "The account at the close of each bar, drawn when it is asked for."
         return self._curve()
 
+    def __getstate__(self): return {name: getattr(self, name) for name in ("daily", "summary", "state", "trades", "equity")}  # pickled, it is written out
+
 # %% ../nbs/13_sim.ipynb #faf97073
 def backtest(
     bars: Bars,                  # n bars, any number of sessions

@@ -14,7 +14,9 @@ from mesbot.labels import label_moves
 from mesbot.predictors import RsiRule
 from mesbot.sim import backtest
 from mesbot.synth import known_signal, synthetic_market
-from mesbot.walkforward import prepare, run_fold, walk_forward
+from mesbot.fold_run import run_fold
+from mesbot.study import prepare
+from mesbot.walkforward import walk_forward
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,8 @@ def test_same_seed_same_bytes():
         return walk_forward(market.bars, config, planted=known_signal(market))
     one, two, other = run(5), run(5), run(6)
     for name in ("trades", "folds", "daily", "equity", "skill"): pd.testing.assert_frame_equal(getattr(one, name), getattr(two, name), check_exact=True)
+    for walk in (one, two):
+        for numbers in walk.summary["predictors"].values(): assert numbers.pop("latency_ms") != 0  # measured, not computed
     assert json.dumps(one.summary, default=str) == json.dumps(two.summary, default=str)
     assert not one.trades.equals(other.trades)
 

@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 import mesbot.fitting
+import mesbot.fold_run
+import mesbot.study
 import mesbot.walkforward
 from mesbot.bars import hours_mask, n_bars, session_info, take_sessions
 from mesbot.config import load_config
@@ -14,7 +16,9 @@ from mesbot.gates import evidence
 from mesbot.labels import label_moves
 from mesbot.metrics import bootstrap_mean, directional_auc, forecast_skill, mean_interval, performance
 from mesbot.synth import synthetic_market
-from mesbot.walkforward import prepare, run_fold, walk_forward
+from mesbot.fold_run import run_fold
+from mesbot.study import prepare
+from mesbot.walkforward import walk_forward
 
 SMALL = dict(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=1), models=dict(predictors=["logistic"]))
 
@@ -57,13 +61,13 @@ def test_a_predictor_that_fails_in_one_fold_is_not_judged(monkeypatch):
     "Its row says why; nothing of it is stitched, and its trades are not in the log."
     bars = synthetic_market(8, seed=18, alpha=.1).bars
     config = load_config(**{**SMALL, "folds": SMALL["folds"] | dict(test_sessions=2), "models": dict(predictors=["rsi_rule", "logistic"])})
-    real = mesbot.walkforward.fit_predictor
+    real = mesbot.fold_run.fit_predictor
     def breaks(name, *args, **more):
         if name == "logistic" and breaks.calls == 1: raise mesbot.fitting.NotTrainable("planted")
         breaks.calls += name == "logistic"
         return real(name, *args, **more)
     breaks.calls = 0
-    monkeypatch.setattr(mesbot.walkforward, "fit_predictor", breaks)
+    monkeypatch.setattr(mesbot.fold_run, "fit_predictor", breaks)
     walk = walk_forward(bars, config)
     assert list(walk.summary["predictors"]) == ["rsi_rule"] and list(walk.daily) == ["rsi_rule"] and set(walk.trades["predictor"]) <= {"rsi_rule"}
     assert "planted" in walk.folds["note"].tolist()
@@ -169,12 +173,12 @@ def test_the_carried_account_is_one_account():
     assert n["carried_review"] and -260 < n["carried_balance_usd"] - 1000 < -150 and n["net_usd"] < 1.5 * (n["carried_balance_usd"] - 1000)
 
 
-def test_one_lack_is_a_no():
+def test_one_lack_is_a_no(good_numbers):
     from mesbot.gates import judge
-    good = {"trades": 500, "days": 35, "net_ticks": 3.0, "net_ticks_low": .1, "auc": .6, "auc_low": .55, "mean_fold_sharpe": 3.0, "carried_killed": False, "carried_review": False}
+    good = good_numbers
     summary = lambda n: {"predictors": {"logistic": n}, "tried": ["logistic"], "folds_note": ""}
     assert judge(summary(good), load_config())["answer"] == "yes"
-    for lack in (dict(trades=99), dict(net_ticks_low=-.1), dict(auc_low=.49), dict(mean_fold_sharpe=.5), dict(carried_killed=True), dict(carried_review=True)):
+    for lack in (dict(trades=99), dict(net_ticks_low=-.1), dict(auc_low=.49), dict(mean_fold_sharpe=.5), dict(latched=1), dict(dsr=.9), dict(pbo=.5), dict(spa=.06), dict(timing=float("nan"))):
         assert judge(summary(good | lack), load_config())["answer"] == "no", lack
 
 
@@ -190,9 +194,9 @@ def test_nothing_is_judged_where_nothing_may_be_entered(date, clock, hours):
     assert not traded_hours(bars, config).any() and len(backtest(bars, np.tile([.1, .2, .7], (5, 1)), config).trades) == 0
 
 
-def test_the_best_of_several_that_passed_has_the_best_bound():
+def test_the_best_of_several_that_passed_has_the_best_bound(good_numbers):
     from mesbot.gates import judge
-    good = {"trades": 500, "days": 35, "net_ticks": 3.0, "net_ticks_low": .1, "auc": .6, "auc_low": .55, "mean_fold_sharpe": 3.0, "carried_killed": False, "carried_review": False}
+    good = good_numbers
     summary = {"predictors": {"logistic": good, "feed_forward": good | dict(net_ticks=1.0, net_ticks_low=.5)}, "tried": ["logistic", "feed_forward"], "folds_note": ""}
     assert judge(summary, load_config())["predictor"] == "feed_forward"
 
@@ -222,9 +226,9 @@ def test_the_checks_of_a_walk_are_made_and_decide(bars, monkeypatch):
     "FEA-6: every walk carries what was found about its own features, and a failed check is a no, whatever was earned."
     quick = load_config(**{**SMALL, "models": dict(predictors=["always_flat"])})
     walk = walk_forward(bars, quick)
-    assert walk.summary["checks"] == mesbot.walkforward.honesty(bars, compute_features(bars), compute_features)
+    assert walk.summary["checks"] == mesbot.study.feature_checks(bars, compute_features(bars), compute_features)
     assert [c["name"] for c in walk.summary["checks"]] == ["look-ahead", "warm-up", "made again"]
-    monkeypatch.setattr(mesbot.walkforward, "honesty", lambda *_: [{"name": "look-ahead", "ok": False, "sentence": "`peek` sees the future"}])
+    monkeypatch.setattr(mesbot.walkforward, "feature_checks", lambda *_: [{"name": "look-ahead", "ok": False, "sentence": "`peek` sees the future"}])
     refused = walk_forward(bars, quick).summary["verdict"]
     assert refused["answer"] == "no" and refused["reasons"][0] == "`peek` sees the future" and refused["sentence"].startswith("No verdict")
 
@@ -240,7 +244,7 @@ def test_label_facts_count_what_is_learnt_from(bars):
     from mesbot.labels import class_shares
     from mesbot.uniqueness import label_overlap
     study = prepare(bars, load_config(models=dict(every_s=7)))
-    facts, labels = mesbot.walkforward.label_facts(study), study.labels
+    facts, labels = mesbot.study.label_facts(study), study.labels
     rows = np.flatnonzero(traded_hours(bars, load_config()) & (bars.ts // SECOND % 7 == 0) & (labels.label >= 0))
     found = labels.label[rows]
     assert facts["labels"] == len(rows) and 0 < len(rows) < n_bars(bars) / 10

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import mesbot.walkforward as room
+import mesbot.study as room
+import mesbot.walkforward
 from mesbot.bars import take_sessions
 from mesbot.config import load_config
 from mesbot.features import FEATURES, GROUPS, compute_features
@@ -35,7 +36,7 @@ def test_features_that_peek_end_the_study(bars, monkeypatch):
         matrix = compute_features(bars, *args, **more).copy()
         matrix[:-1, FEATURES.index("ret_1")] = np.diff(bars.close)
         return matrix
-    monkeypatch.setattr(room, "compute_features", peeking)
+    for where in (room, mesbot.walkforward): monkeypatch.setattr(where, "compute_features", peeking)
     verdict = walk_forward(bars, load_config(**SMALL)).summary["verdict"]
     assert verdict["answer"] == "no" and verdict["sentence"].startswith("No verdict: the features fail their own checks")
     assert verdict["reasons"][0].startswith("`ret_1` sees the future: row ")
@@ -54,7 +55,7 @@ def test_features_that_remember_yesterday_are_told(bars):
         matrix = compute_features(bars, *args, **more).copy()
         matrix[:, FEATURES.index("pos_day")] = bars.close - bars.close[0]
         return matrix
-    check = room.honesty(bars, remembering(bars), remembering)[1]
+    check = room.feature_checks(bars, remembering(bars), remembering)[1]
     assert not check["ok"] and "`pos_day` depends on how much history was loaded" in check["sentence"]
 
 

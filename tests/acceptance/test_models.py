@@ -19,7 +19,9 @@ from mesbot.model_files import WrongFeatures, WrongScaler, about_config, load_pr
 from mesbot.portable import TooSlow
 from mesbot.registry import load_current, promote, register, roll_back
 from mesbot.synth import synthetic_market
-from mesbot.walkforward import material_of, prepare, run_fold, training_blocks, walk_forward
+from mesbot.fold_run import run_fold
+from mesbot.study import material_of, prepare, training_blocks
+from mesbot.walkforward import walk_forward
 
 SMALL = dict(folds=dict(train_sessions=3, calibration_sessions=1, embargo_sessions=0, test_sessions=1), networks=dict(epochs=2, length=12, width=8, hidden=[8], batch=256),
              models=dict(predictors=["always_flat", *(name for name in PREDICTORS if name not in ("always_flat", "rsi_rule"))], every_s=20, importance_rows=0))

@@ -149,14 +149,13 @@ def test_the_signals_own_close_shows_a_phantom_edge():
     assert abs(z(pooled("coin", settings("signal_close"), False))) < 3.3     # a coin gains nothing there either: the edge is the bounce's
 
 
-def test_the_mistake_is_never_told_as_a_result():
+def test_the_mistake_is_never_told_as_a_result(good_numbers):
     "The summary names the mode and warns, and the gates refuse the yes that the same numbers would have got."
     m, config = market(1), settings("signal_close")
     with pytest.warns(UserWarning, match="signal_close is an optimistic bound"): done = backtest(m.bars, sure(RULES["reversal"](m, 1)), config)
     assert done.summary["fill_mode"] == "signal_close" and any("optimistic bound" in said for said in done.summary["warnings"])
     assert traded("reversal", 1, settings()).summary["fill_mode"] == "next_open" and traded("reversal", 1, settings()).summary["warnings"] == []
-    numbers = dict(trades=5000, days=40, net_ticks=.4, net_ticks_low=.3, auc=.6, auc_low=.58, mean_fold_sharpe=9.0, carried_killed=False, carried_review=False)
-    study = {"predictors": {"logistic": numbers}, "tried": ["logistic"], "folds_note": ""}
+    study = {"predictors": {"logistic": good_numbers}, "tried": ["logistic"], "folds_note": ""}
     assert judge(study, settings())["answer"] == judge(study, settings("price_touch"))["answer"] == "yes"
     verdict = judge(study, config)
     assert verdict["answer"] == "no" and verdict["predictor"] == "" and "No verdict" in verdict["sentence"] and "optimistic bound" in verdict["sentence"]

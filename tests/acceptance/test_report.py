@@ -29,7 +29,7 @@ def report(tmp, *args):
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory): return report(tmp_path_factory.mktemp("planted"), "--sessions", 14, "--name", "planted")
+def planted(tmp_path_factory): return report(tmp_path_factory.mktemp("planted"), "--sessions", 24, "--name", "planted")
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,11 @@ def test_equity_is_start_plus_the_sum_of_net(planted):
 
 def test_the_page_opens_without_a_network(planted):
     html = (planted[1] / "report.html").read_text()
-    assert not re.findall(r"https?://|<script|<link|@import|url\(", html)
-    assert html.count("data:image/png;base64") >= 4 and "Traceback" not in html and not re.search(r"\bnan\b", re.sub(r'base64,[^"]+', "", html))
+    own = re.sub(r'<script id="plotly">.*?</script>(?=</head>)', "", html, count=1, flags=re.S)
+    assert html.count('<script id="plotly">') == 1 and "default-src 'none'" in own
+    assert not re.findall(r'https?:|<link|@import|url\(|\bfetch\(|<iframe|(?:src|href)="(?!data:)', own)
+    assert all(script.startswith("Plotly.newPlot(") for script in re.findall(r"<script>(.*?)</script>", own, re.S))
+    assert html.count("data:image/png;base64") >= 4 and "Traceback" not in html and not re.search(r"\bnan\b", re.sub(r'base64,[^"]+|<script>.*?</script>', "", own, flags=re.S))
     for reason in json.loads((planted[1] / "metrics.json").read_text())["verdict"]["reasons"]: assert reason[1:] in html
     for heading in ("Equity and drawdown", "Folds", "Trades by hour", "Sense of direction", "Where the money went", "Ambiguous bars", "Provenance"): assert heading in html
 
