@@ -14,7 +14,7 @@ import typer
 
 import mesbot
 from .data_commands import ConfigFile, Symbol, data, one_line
-from .markets import check_market_options, load_market
+from .markets import Alpha, Cluster, DataStore, End, Jobs, Preset, Sessions, Start, check_market_options, load_market
 from .model_commands import models
 from .money_commands import challenge, montecarlo
 from .search_commands import optimize
@@ -58,18 +58,18 @@ def summary_lines(
 @app.command()
 @one_line
 def report(
-    data: Annotated[Path, typer.Option(help="A store to take real bars from.", show_default="the built-in synthetic market")] = None,
+    data: DataStore = None,
     symbol: Symbol = "MES",
-    start: Annotated[str, typer.Option(help="First trade date of the store's bars, like 2024-01-31.")] = None,
-    end: Annotated[str, typer.Option(help="Trade date to stop before.")] = None,
-    sessions: Annotated[int, typer.Option(help="Length of the synthetic market.", show_default="60")] = None,
-    alpha: Annotated[float, typer.Option(help="Size of its planted edge, 0 for none.", show_default="0.1")] = None,
+    start: Start = None,
+    end: End = None,
+    sessions: Sessions = None,
+    alpha: Alpha = None,
     seed: Annotated[int, typer.Option(help="Seed of market, models and resampling.", show_default="1")] = None,
-    preset: Annotated[str, typer.Option(help="default or topstepx-2026.", show_default="default")] = None,
+    preset: Preset = None,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "report",
     runs: Annotated[Path, typer.Option(help="Where run folders go.", show_default="runs")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=1)] = None,
-    cluster: Annotated[str, typer.Option(help="tcp://host:port of a dask scheduler, instead of processes here.")] = "",
+    jobs: Jobs = None,
+    cluster: Cluster = "",
     config: ConfigFile = None,
 ):
     "Walk every predictor forward, trade under every rule, and say yes (exit code 0) or no (1). Last line: the path of report.html."

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from .data_commands import ConfigFile, Symbol, one_line
+from .markets import Alpha, Cluster, DataStore, End, Jobs, Preset, Sessions, Start
 
 # %% ../nbs/17f_search_commands.ipynb #a4e17daa
 def unfinished(
@@ -69,20 +70,20 @@ def search_lines(
 # %% ../nbs/17f_search_commands.ipynb #e78836b0
 @one_line
 def optimize(
-    data: Annotated[Path, typer.Option(help="A store to take real bars from.", show_default="the built-in synthetic market")] = None,
+    data: DataStore = None,
     symbol: Symbol = "MES",
-    start: Annotated[str, typer.Option(help="First trade date of the store's bars, like 2024-01-31.")] = None,
-    end: Annotated[str, typer.Option(help="Trade date to stop before.")] = None,
-    sessions: Annotated[int, typer.Option(help="Length of the synthetic market.", show_default="60")] = None,
-    alpha: Annotated[float, typer.Option(help="Size of its planted edge, 0 for none.", show_default="0.1")] = None,
+    start: Start = None,
+    end: End = None,
+    sessions: Sessions = None,
+    alpha: Alpha = None,
     seed: Annotated[int, typer.Option(help="Seed of market, models and search.", show_default="1")] = None,
-    preset: Annotated[str, typer.Option(help="default or topstepx-2026.", show_default="default")] = None,
+    preset: Preset = None,
     space: Annotated[str, typer.Option(help="What may vary: stops, entries, exits, risk, models, everything, or a TOML file.", show_default="stops")] = None,
     method: Annotated[str, typer.Option(help="grid, random, two_phase or tpe.", show_default="tpe")] = None,
     trials: Annotated[int, typer.Option(help="The most in each fold.", show_default="60")] = None,
     predictor: Annotated[str, typer.Option(help="Whose trades are looked at.", show_default="logistic")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.", show_default="one a core")] = None,
-    cluster: Annotated[str, typer.Option(help="tcp://host:port of a dask scheduler, instead of processes here.")] = "",
+    jobs: Jobs = None,
+    cluster: Cluster = "",
     runs: Annotated[Path, typer.Option(help="Where run folders and the ledger go.", show_default="runs")] = None,
     config: ConfigFile = None,
 ):

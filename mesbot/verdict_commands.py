@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .data_commands import ConfigFile, one_line
+from .markets import Cluster, Jobs
 
 # %% ../nbs/17h_verdict_commands.ipynb #b25ef6e4
 def gate_lines(
@@ -63,8 +64,8 @@ def honesty(
     alpha: Annotated[float, typer.Option(help="Size of the planted edge.", min=0.001, max=0.2)] = 0.1,
     full: Annotated[bool, typer.Option("--full", help="Markets and folds of the settings instead of the small size.")] = False,
     out: Annotated[Path, typer.Option(help="Where rows are kept; a run that was killed goes on.")] = Path("runs/honesty.jsonl"),
-    jobs: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=1)] = None,
-    cluster: Annotated[str, typer.Option(help="tcp://host:port of a dask scheduler.")] = "",
+    jobs: Jobs = None,
+    cluster: Cluster = "",
     config: ConfigFile = None,
 ):
     "The whole pipeline on many markets without and with a planted edge. Exit code 0 when at most 5 % of the first and at least 80 % of the second say yes, and 70 % of the planted information is found."

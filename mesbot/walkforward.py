@@ -27,7 +27,7 @@ from .fitting import REQUIRES_TRAINING
 from .fold_run import FoldResult, run_fold
 from .folds import Fold, fit_to, fold_mixture, rolling_folds
 from .gates import gate_table, judge
-from .ledger import Ledger, Trial, ledger_path, session_fingerprints, trial_hash, trial_settings
+from .ledger import Ledger, Trial, ledger_path, session_fingerprints, trial_hash, trial_matrix, trial_settings, trial_table
 from .luck import against_all, against_luck
 from .montecarlo import monte_carlo
 from .paths import walk_paths
@@ -118,7 +118,9 @@ def weigh(
     config, marks = study.config, session_fingerprints(study.bars)
     own, seed = marks[test[0]:test[1]], config.seed
     ledger.record([Trial("walk", name, trial_hash(config, name, feature_hash()), trial_settings(config, name), daily.index.to_numpy().astype("M8[D]"), own, daily.to_numpy(float)) for name, (_, daily, _) in stitched.items()])
-    whole, table = against_all(ledger.matrix(own)[1], ledger.count(marks), [seed, 5], config.verdict.draws), ledger.trials(marks)
+    trials = ledger.read(marks)
+    table = trial_table(trials, marks)
+    whole = against_all(trial_matrix(trials, own)[1], len({(trial.hash, trial.predictor) for trial in trials}), [seed, 5], config.verdict.draws)
     others = table.drop_duplicates(["hash", "predictor"], keep="last")["sharpe"].to_numpy(float) / 252**.5
     numbers = {}
     for k, (name, (found, daily, _)) in enumerate(stitched.items()):

@@ -226,7 +226,7 @@ def test_the_base_rate_is_counted_on_the_past_only(market, tmp_path, monkeypatch
 
 def test_what_is_refused_leaves_nothing_behind(tmp_path):
     "A cluster that is none, too few sessions: one line, and no run folder that holds nothing."
-    for args in (("report", "--sessions", 3, "--cluster", "nonsense"), ("optimize", "--sessions", 4), ("optimize", "--sessions", 12, "--cluster", "nonsense")):
+    for args in (("report", "--sessions", 3, "--cluster", "nonsense"), ("optimize", "--sessions", 12, "--jobs", 0), ("optimize", "--sessions", 4), ("optimize", "--sessions", 12, "--cluster", "nonsense")):
         done = mesbot(*args, cwd=tmp_path)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         assert done.stderr.strip().split("\n")[-1].startswith(("mesbot: ", "walk-forward", "search")) and not list((tmp_path / "runs").glob("2*")), args
