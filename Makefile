@@ -11,7 +11,7 @@ export IPYTHONDIR := $(abspath $(VENV))/ipython
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench lab sync
+.PHONY: help report test bench soak lab sync
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -31,6 +31,9 @@ sync: $(VENV)/.dev ## clean the notebooks and export the library from them
 
 bench: $(VENV)/.research ## how fast and lean markets, store, features and labels are, measured here; ARGS="--rows 1000000" for less
 	$(BIN)/mesbot bench $(ARGS)
+
+soak: $(VENV)/.research ## five sessions through the simulated gateway as fast as a client reads: time, memory, round trips; ARGS="--sessions 2" for less
+	$(BIN)/python tests/soak_gateway.py $(ARGS)
 
 lab: $(VENV)/.lab ## read and write the book in JupyterLab
 	$(BIN)/jupyter lab nbs

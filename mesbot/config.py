@@ -198,12 +198,12 @@ def _explain(error, where):
 def _origin(error, path, changes):
     "Where the first wrong setting came from."
     keys = [str(k) for k in error.errors()[0]["loc"][:2]]
-    if any(variable.upper().startswith("MESBOT_" + "__".join(keys).upper()) for variable in os.environ): return "environment"
+    if keys and any(variable.upper().startswith("MESBOT_" + "__".join(keys).upper()) for variable in os.environ): return "environment"
     given = changes.get(keys[0], {}) if keys else {}
     return "settings" if not path or (given and (len(keys) < 2 or keys[1] in given)) else path
 
 # %% ../nbs/02_config.ipynb #3d7693b5
-OTHER_VARIABLES = ("MESBOT_GATEWAY_URL", "MESBOT_USER_HUB_URL", "MESBOT_MARKET_HUB_URL", "MESBOT_USERNAME", "MESBOT_API_KEY", "MESBOT_SHARED_DATA")
+OTHER_VARIABLES = ("MESBOT_GATEWAY_URL", "MESBOT_USER_HUB_URL", "MESBOT_MARKET_HUB_URL", "MESBOT_USERNAME", "MESBOT_API_KEY", "MESBOT_GATEWAY_SECRET", "MESBOT_SHARED_DATA")
 
 def check_environment() -> None:
     "ValueError for a variable MESBOT_… that is no setting."

@@ -28,7 +28,7 @@ COSTS = np.dtype([
     ("normal", "i8"), ("thin", "i8"), ("volatile", "i8"),  # ticks: regular hours, other hours, the most in a volatile market
     ("volatile_atr", "f8"),  # ATR(14) of one-second bars from which a market is volatile, ticks
     ("atr_share", "f8"),     # of ATR(14)
-    ("stale_ns", "i8"), ("stale_ticks", "i8"),             # a signal older than this is stale and slips at least so far
+    ("stale_ns", "i8"), ("stale_ticks", "i8"),             # an order that waited longer than this is stale and slips at least so far
     ("clock", "i8"),         # New York time of day at which regular hours open, ns
     ("measured", "i8", (24, PARTS)),                       # ticks by New York hour and by hundredth of the fills; else 0
 ], align=True)
@@ -85,7 +85,7 @@ STALE_PART = 90  # of 100: the hour's 90th percentile
 
 @kernel
 def stale_slippage(slip, age_ns, ts, day, rules):
-    "Ticks that a fill at `ts` gives away when its signal is `age_ns` old and a fresh one would give away `slip`."
+    "Ticks that a fill at `ts` gives away when its order is `age_ns` old and a fresh one would give away `slip`."
     if age_ns <= rules.stale_ns: return slip
     return max(slip, rules.measured[ny_hour(ts, day, rules), STALE_PART] if rules.model == SlippageModel.MEASURED else rules.stale_ticks)
 

@@ -43,7 +43,7 @@ class Costs(Section):
     volatile_atr_ticks: Annotated[float, Field(gt=0)] = 8.0  # from here on a market is volatile: 2 ticks, and more with ATR
     atr_share: Annotated[float, Field(gt=0, le=10)] = 0.25   # of ATR(14), for slippage "atr"
     measured: str = ""                                       # a file of `slippage.calibrate_slippage`, for slippage "measured"
-    stale_s: Seconds = 60.0                                  # a signal older than this at its fill is stale ...
+    stale_s: Seconds = 60.0                                  # an order that waited longer than this for its fill is stale ...
     stale_ticks: Annotated[int, Field(ge=0, le=100)] = 4     # ... and slips at least so far; by the 90th percentile where slippage is measured
 
     @model_validator(mode="after")

@@ -112,6 +112,23 @@ def test_every_requirement_is_locked_and_every_import_required():
     assert outside - names_of(" ".join(fact[key] for key in ("requirements", "data_requirements", "live_requirements", "research_requirements", "cluster_requirements"))) == set()
 
 
+def test_the_runner_stands_on_the_library_and_on_little_else():
+    "Plain Python: small files with a docstring, nothing of research, everything it imports named and locked; the library never looks back."
+    ini = ConfigParser(delimiters=["="])
+    ini.read(ROOT / "settings.ini")
+    allowed = names_of(" ".join(ini["DEFAULT"][key] for key in ("requirements", "live_requirements"))) | {"mesbot", "pydantic"}
+    files = sorted((ROOT / "live_runner").glob("**/*.py"))
+    assert len(files) > 20
+    for path in files:
+        text, tree = path.read_text(), ast.parse(path.read_text())
+        used = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        used |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0}
+        assert {name.replace("_", "-") for name in used - set(sys.stdlib_module_names)} <= allowed, path
+        assert len(text.splitlines()) <= 320 and (ast.get_docstring(tree) or not text), path
+        assert not re.search(r"except[^\n]*:\s*pass\b", text) and "TODO" not in text, path
+    for room in ROOMS: assert "live_runner" not in (ROOT / "mesbot" / f"{room}.py").read_text(), room
+
+
 def test_nothing_large_is_tracked():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split("\n")
     assert [name for name in tracked if name and (ROOT / name).exists() and (ROOT / name).stat().st_size > 1_000_000] == []

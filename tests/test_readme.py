@@ -1,6 +1,8 @@
 "Every command in README.md is run, and its picture and links are there."
+import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -21,13 +23,26 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def gateway(place):
+    "The simulated gateway as the reader starts it, and the environment in which a client finds it."
+    command = next(c for c in COMMANDS if "live_runner gateway" in c).replace(".venv/bin/", f"{ROOT}/.venv/bin/")
+    server = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True, cwd=place)
+    at = json.loads(server.stdout.readline())
+    yield {"MESBOT_GATEWAY_URL": at["rest"], "MESBOT_USER_HUB_URL": at["user_hub"], "MESBOT_MARKET_HUB_URL": at["market_hub"], "MESBOT_USERNAME": at["username"], "MESBOT_API_KEY": at["api_key"]}
+    server.send_signal(signal.SIGINT)
+    assert server.wait(20) == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, place):
+def test_command(command, place, request):
     env = os.environ | {"MESBOT_PATHS__RUNS": str(place / "runs")}
     if command == "make test":  # this very test is part of it: look at what it would do
         recipe = subprocess.run(["make", "--dry-run", "test"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
         assert re.search(r"nbdev_clean.*nbdev_export.*nbdev_test.*pytest .*tests", recipe, re.S)
         return
+    if "live_runner" in command: env |= request.getfixturevalue("gateway")
+    if "live_runner gateway" in command: return   # it was started
     runs = sorted((place / "runs").glob("*_report"))
     for word, k in (("ONE", 0), ("OTHER", -1)): command = command.replace(f"runs/{word}", str(runs[k]) if runs else word)
     command = command.replace("--seeds 100", "--seeds 1")  # a hundred take a quarter of an hour

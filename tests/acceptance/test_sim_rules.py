@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mesbot.bars import Bars, cut_bars, make_bars
+from mesbot.bars import make_bars
 from mesbot.calendar import NY, session_table
 from mesbot.config import load_config, with_settings
 from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Reason, kernel, new_state

@@ -239,17 +239,17 @@ def test_mirrored_prices_give_mirrored_trades_and_the_books_add_up():
 
 
 def test_the_clock_runs_while_nothing_trades():
-    "Held 60 s at 10:01:01; the next print comes at 10:05: the order was waiting for it, and does not wait for another."
+    "Held 60 s at 10:01:01; the next print comes at 10:05: the order was waiting for it, and does not wait for another. It waited too long: four ticks."
     bars = ENTRY + [(1003,) * 4, (1004,) * 4, (1005,) * 4]
     t = play(bars, SAY, gap_s=[0, 1, 2, 300, 301]).trades.iloc[0]
-    assert t.reason_out == "time_stop" and round(t.exit_price * 4) == 1003 and f"{t.exit_time:%H:%M:%S}" == "10:05:00"
+    assert t.reason_out == "time_stop" and round(t.exit_price * 4) == 1000 and f"{t.exit_time:%H:%M:%S}" == "10:05:00"
 
 
 def test_flat_by_the_deadline_even_when_nothing_trades():
-    "No print between 16:20 and 16:45: out by 16:30 at the worse of the last close 1002 and the next open 1010, two ticks of slippage."
+    "No print between 16:20 and 16:45: out by 16:30 at the worse of the last close 1002 and the next open 1010, four ticks of slippage for having waited so long."
     bars = ENTRY + [(1002,) * 4, (1010,) * 4, (1010,) * 4]
     t = play(bars, SAY, start="16:10:00", gap_s=[0, 1, 600, 2100, 2101], stops={"max_hold_s": 86_400}, trader={"hours": "ALL"}).trades.iloc[0]
-    assert t.reason_out == "end_of_day" and f"{t.exit_time:%H:%M:%S}" == "16:30:00" and round(t.exit_price * 4) == 1000
+    assert t.reason_out == "end_of_day" and f"{t.exit_time:%H:%M:%S}" == "16:30:00" and round(t.exit_price * 4) == 998
 
 
 def test_an_entry_that_finds_no_print_before_the_last_entry_time_dies():
