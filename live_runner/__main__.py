@@ -2,7 +2,6 @@
 import asyncio
 import functools
 import json
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mesbot import data_commands
 from mesbot.data_commands import Symbol
 
 from .problems import Problem
@@ -22,18 +22,7 @@ def main():
     "Trade with the TopstepX gateway, or with a simulated one."
 
 
-def one_line(
-    f, # a command
-):
-    "Turn what is refused into one line on stderr and exit code 2."
-    @functools.wraps(f)
-    def wrapped(*args, **kwargs):
-        try: return f(*args, **kwargs)
-        except (ValueError, OSError, Problem) as e:
-            told = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else re.sub(r"^\[Errno \d+\] ", "", str(e))
-            typer.echo(f"live_runner: {' '.join(told.split())}", err=True)
-            raise typer.Exit(2) from None
-    return wrapped
+one_line = functools.partial(data_commands.one_line, program="live_runner", refused=(ValueError, OSError, Problem))
 
 
 async def until_stopped(

@@ -8,6 +8,7 @@ __all__ = ['data', 'ConfigFile', 'Symbol', 'Store', 'Series', 'Tz', 'Stamp', 'Sn
 
 # %% ../nbs/17c_data_commands.ipynb #739becb9
 import functools
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +18,17 @@ from .core import INSTRUMENTS
 
 # %% ../nbs/17c_data_commands.ipynb #f2d4c79e
 def one_line(
-    f, # a command
+    f,                             # a command
+    program="mesbot",              # who says so
+    refused=(ValueError, OSError), # what is told; anything else is a defect and keeps its traceback
 ):
     "Turn what the library refuses into one line on stderr and exit code 2."
     @functools.wraps(f)
     def wrapped(*args, **kwargs):
         try: return f(*args, **kwargs)
-        except (ValueError, OSError) as e:
-            typer.echo(f"mesbot: {' '.join(str(e).split())}", err=True)
+        except refused as e:
+            said = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else re.sub(r"^\[Errno \d+\] ", "", str(e))
+            typer.echo(f"{program}: {' '.join(said.split())}", err=True)
             raise typer.Exit(2) from None
     return wrapped
 

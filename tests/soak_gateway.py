@@ -157,8 +157,10 @@ def verdict(summary: dict) -> list[str]:
 def main() -> int:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--sessions", type=int, default=5)
+    sessions = words.parse_args().sessions
+    if sessions < 1: words.error(f"--sessions must be at least 1, got {sessions}")
     def say(row): sys.stdout.write(json.dumps(row) + "\n"); sys.stdout.flush()
-    summary = asyncio.run(soak(words.parse_args().sessions, say=say)) | asyncio.run(paced())
+    summary = asyncio.run(soak(sessions, say=say)) | asyncio.run(paced())
     wrong = verdict(summary)
     say({name: value for name, value in summary.items() if name != "sessions"} | {"wrong": wrong})
     return int(bool(wrong))

@@ -1,11 +1,19 @@
 "What the venue answers to each call: the envelope, the codes, and who may do what."
+from typing import NamedTuple
+
 from ..clock import ns_of
-from ..protocol import (BARS, ENDPOINTS, BarsError, CancelError, CloseError, CloseSomeError, ContractError, ModifyError, OrderError, OrderStatus, OrderType, PlaceError,
+from ..protocol import (BARS, ENDPOINTS, CancelError, CloseError, CloseSomeError, ContractError, ModifyError, OrderError, OrderStatus, OrderType, PlaceError,
                         SearchError, Side)
 from .checks import account_refusal, modify_refusal, place_refusal
 from .records import account_json, order_json, position_json
 
 FOLLOWER, LIVE = "Follower accounts cannot cancel orders", "Live accounts not supported"
+
+
+class Page(NamedTuple):
+    "Some of the rows that were found, and how many there are."
+    rows: list
+    total: int
 
 
 class Requests:
@@ -17,17 +25,14 @@ class Requests:
 
     def answer(self, path: str, body: dict) -> dict:
         "The whole envelope."
-        if path == BARS: return self._bars(body)
+        if path == BARS: return self.venue.history.history(self.venue.clock.now, body)
         payload, code, text = self._calls[path](body)
         field = ENDPOINTS[path].payload
-        return {**(payload if isinstance(payload, dict) and "totalCount" in payload else {field: payload} if field else {}), "success": code == 0, "errorCode": int(code), "errorMessage": text}
+        if isinstance(payload, Page): fields = {field: payload.rows, "totalCount": payload.total}
+        else: fields = {field: payload} if field else {}
+        return {**fields, "success": code == 0, "errorCode": int(code), "errorMessage": text}
 
     def _account(self, body: dict): return self.venue.accounts.get(body["accountId"])
-
-    def _bars(self, body: dict) -> dict:
-        if body.get("live") or body["contractId"] != self.venue.contract_id and self.venue.contracts.search_by_id(body["contractId"]) is None:
-            return {"bars": None, "success": False, "errorCode": int(BarsError.CONTRACT_NOT_FOUND), "errorMessage": None}
-        return self.venue.history.history(self.venue.clock.now, body)
 
     # -- accounts and contracts ----------------------------------------------------------------------------------------
     def account_search(self, body):
@@ -113,7 +118,7 @@ class Requests:
         found.sort(key=lambda o: (o.created, o.id) if body.get("sortBy", 0) == 0 else o.id, reverse=body.get("sortDirection") == 1)
         first, size = body.get("pageOffset") or 0, body.get("pageSize") or 100
         rows = [order_json(o, self.venue.instrument) for o in found[first:first + size]]
-        return ({"orders": rows, "totalCount": len(found)} if body.get("includeTotalCount") else rows), 0, None
+        return Page(rows, len(found)) if body.get("includeTotalCount") else rows, 0, None
 
     # -- positions and fills ----------------------------------------------------------------------------------------------
     def position_searchopen(self, body):

@@ -105,7 +105,7 @@ def test_elsewhere_than_loopback_needs_a_secret():
     ("gateway --synthetic --sessions 1 --host 0.0.0.0", "MESBOT_GATEWAY_SECRET"),
     ("gateway --data nowhere", "no bars of MES in"),
     ("gateway --synthetic --config nowhere.toml", "nowhere.toml: no such config file"),
-    ("gateway --recorded nowhere.gz", "nowhere.gz"),
+    ("gateway --recorded nowhere.gz", "nowhere.gz: No such file or directory"),
     ("record --out new.gz", "MESBOT_USERNAME and MESBOT_API_KEY must be set"),
 ])
 def test_wrong_use_is_told_in_one_line(arguments, text, monkeypatch, tmp_path):
