@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SUMS := find nbs mesbot \( -name '*.ipynb' -o -name '*.py' \) -type f | LC_ALL=C sort | xargs cksum
 ARGS ?=
+MODELS ?= models
 MAKEFLAGS += --no-print-directory
 # what IPython and matplotlib would write into the home folder stays here
 export IPYTHONDIR := $(abspath $(VENV))/ipython
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench soak lab sync
+.PHONY: help report test paper bench soak marathon seeds crash lab sync
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -24,6 +25,19 @@ test: $(VENV)/.dev ## notebooks and library in step, every notebook runs, whole-
 	if [ "$$before" != "$$($(SUMS))" ]; then echo "notebooks were not clean or not exported; they are now: look at git diff, then test again"; exit 1; fi
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile tests
+
+paper: $(VENV)/.research ## a day of paper trading on a made-up market, as fast as decisions are made, then its review page; ARGS="--speed 1" for real time
+	$(BIN)/mesbot models practice --models $(MODELS)
+	$(BIN)/python -m live_runner paper --models $(MODELS) $(ARGS)
+
+marathon: $(VENV)/.research ## ten days of paper trading on end: memory, and how long a decision takes; ARGS="--sessions 3" for less
+	$(BIN)/python tests/soak_runner.py $(ARGS)
+
+seeds: $(VENV)/.dev ## 500 seeded mixes of everything that can go wrong, through the runner's core
+	MESBOT_SEEDS=500 $(BIN)/pytest --quiet --numprocesses 2 tests/acceptance/test_live_seeds.py
+
+crash: $(VENV)/.dev ## the runner killed with -9 at every named point and at 100 random moments
+	MESBOT_SLOW=1 $(BIN)/pytest --quiet tests/acceptance/test_live_crash.py tests/acceptance/test_journal_crash.py
 
 sync: $(VENV)/.dev ## clean the notebooks and export the library from them
 	$(BIN)/nbdev_clean

@@ -1,8 +1,9 @@
-"`python -m live_runner`: the simulated gateway, and the recorder of a live feed. One clear line when something is wrong, and an exit code a script can trust."
+"`python -m live_runner`: the runner and what belongs to it, the simulated gateway, and the recorder of a live feed. One clear line when something is wrong, and an exit code a script can trust."
 import asyncio
 import functools
 import json
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from mesbot import data_commands
 from mesbot.data_commands import Symbol
 
+from . import commands
 from .problems import Problem
 
 app = typer.Typer(help="Trade with the TopstepX gateway, or with a simulated one.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -55,7 +57,9 @@ def gateway(
     seed: Annotated[int, typer.Option(help="Of the synthetic market and of the plan of faults.", min=0)] = 1,
     balance: Annotated[float, typer.Option(help="Of the account at the start, USD.", show_default="1000")] = None,
     hours: Annotated[str, typer.Option(help="topstep: flat by 16:10 New York; exchange: the whole session.")] = "topstep",
-    config: Annotated[Path, typer.Option(help="Settings (TOML) whose costs are charged: how fills slip, commission and fees.", show_default="slippage of a back-test, fees of TopstepX")] = None,
+    config: Annotated[Path, typer.Option(help="Settings (TOML) whose costs are charged: how fills slip, commission and fees; and whose latency orders have.", show_default="slippage of a back-test, fees of TopstepX")] = None,
+    begin: Annotated[str, typer.Option("--from", help="New York time of day at which the first session begins to play, such as 09:25; the bars before it are history.", show_default="its first bar")] = None,
+    idle_minutes: Annotated[float, typer.Option(help="End after so long without a connection or a request; 0: never.", min=0)] = 0,
     log: Annotated[Path, typer.Option(help="Append the log to this file.", show_default="warnings on stderr")] = None,
 ):
     "Serve a simulated gateway until Ctrl-C or SIGTERM. Once it is ready one JSON line says where: rest, user_hub, market_hub, username, api_key, control."
@@ -66,11 +70,23 @@ def gateway(
     check_speed(speed)
     server, venue = server_settings(host, port), venue_settings(balance, hours, config)
     tape = open_tape(data, symbol, start, end, synthetic, sessions, alpha, recorded, seed)
+    if begin: tape.begin_at(begin)
     async def serve():
         async with World(tape, speed, venue, server, seed) as world:
             typer.echo(json.dumps(world.urls._asdict()))
-            await until_stopped(world.playing or asyncio.Event().wait())
+            await until_stopped(world.playing or asyncio.Event().wait(), *([idle(world.server, idle_minutes * 60)] if idle_minutes else []))
     asyncio.run(serve())
+
+
+async def idle(
+    server, # `SimulatedGateway`
+    seconds: float,
+) -> None:
+    "Returns when nobody has been connected or has asked anything for so long."
+    seen, since = 0, time.monotonic()
+    while time.monotonic() - since < seconds:
+        await asyncio.sleep(min(seconds / 10, 5.0))
+        if server.emit.connections or server.requests.total() != seen: seen, since = server.requests.total(), time.monotonic()
 
 
 def server_settings(host: str, port: int):
@@ -97,7 +113,8 @@ def venue_settings(balance: float | None, hours: str, config: Path | None):
     account = AccountSettings() if balance is None else AccountSettings(balance=balance)
     if config is None: return VenueSettings(hours=hours, accounts=(account,))
     settings = load_config(config)
-    return VenueSettings(hours=hours, accounts=(account,), config=settings, commission_usd=settings.costs.commission_usd, fees_usd=settings.costs.fees_usd)
+    return VenueSettings(hours=hours, accounts=(account,), config=settings, commission_usd=settings.costs.commission_usd, fees_usd=settings.costs.fees_usd,
+                         latency_s=settings.trader.latency_s)
 
 
 def open_tape(
@@ -139,6 +156,10 @@ def record(
             return recorder
     done = asyncio.run(work()).recording
     if done: typer.echo(f"{done.quotes:,} quotes and {done.trades:,} trades in {out}{f', cut off {done.gaps} times' if done.gaps else ''}")
+
+
+for command in commands.COMMANDS: app.command()(one_line(command))
+app.command(hidden=True)(one_line(commands.watch))
 
 
 def run() -> None:

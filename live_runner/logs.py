@@ -16,7 +16,7 @@ KEYS = re.compile(r"(token|apikey|password|passwd|secret|authorization|cookie|ve
 PATTERNS = tuple((re.compile(pattern), text) for pattern, text in (
     (r"(?i)\bbearer\s+[^\s\"',;\\]+", f"Bearer {STARS}"),
     (r"ey[AJ][A-Za-z0-9_-]{9,}(\.[A-Za-z0-9_-]*){0,2}", STARS),  # a JSON web token, or the first part of a cut one
-    (r"(?i)(\w*(?:token|api_?key|password|passwd|secret|authorization|cookie|verifykey)[\\\"']*\s*[:=]\s*)"
+    (r"(?i)((?:token|api_?key|password|passwd|secret|authorization|cookie|verifykey)[\\\"']*\s*[:=]\s*)"
      r"(SecretStr\([^)]*\)|\\*\"[^\"]*\"|\\*'[^']*'|\\*[\"']?[^\s,;&\"'})\]]+)", rf"\g<1>{STARS}"),
 ))
 _secrets: set[str] = set()
@@ -78,6 +78,13 @@ class _Handler(logging.StreamHandler):
             except (ValueError, OSError, AttributeError): continue  # closed, full or gone; after the last one nobody is left to tell
 
 
+def _handler(stream: TextIO) -> _Handler:
+    handler = _Handler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_COMMON, processors=[
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(ensure_ascii=False)]))
+    return handler
+
+
 def configure(
     to: TextIO | str | Path | None = None, # a stream, or a file that is added to; None: stderr
     level: str = "INFO",                   # of everything in the process
@@ -85,9 +92,7 @@ def configure(
     "Sends all logs of the process, ours and those of the libraries, as redacted JSON lines to one place; called again it replaces the place."
     if level.upper() not in logging.getLevelNamesMapping(): raise ValueError(f"level must be one of DEBUG, INFO, WARNING, ERROR, got {level!r}")
     stream = open(to, "a", encoding="utf-8", buffering=1) if isinstance(to, (str, Path)) else to or sys.stderr
-    handler = _Handler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_COMMON, processors=[
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(ensure_ascii=False)]))
+    handler = _handler(stream)
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(old)
@@ -98,6 +103,13 @@ def configure(
     logging.captureWarnings(True)
     structlog.configure(processors=_OURS, wrapper_class=structlog.stdlib.BoundLogger, logger_factory=structlog.stdlib.LoggerFactory(), cache_logger_on_first_use=False)
     sys.excepthook = _last_words
+
+
+def also_at_the_terminal() -> None:
+    "What is critical goes to stderr as well, until `configure` is called again: a disk that is full takes no log."
+    handler = _handler(sys.stderr)
+    handler.setLevel("CRITICAL")
+    logging.getLogger().addHandler(handler)
 
 
 def _last_words(kind: type, error: BaseException, trace) -> None:

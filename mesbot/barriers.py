@@ -23,15 +23,15 @@ from .inputs import bar_at
 from .rules import FillMode, rules_of
 from .schedule import day_schedule
 from .stops import stop_width
-from .trader import clock_step, want_entry, want_out
-from .trailing import follow, stalled
+from .trader import clock_step, follow_or_leave, want_entry, want_out
+from .trailing import stalled
 
 # %% ../nbs/13b_barriers.ipynb #9d873598
 @kernel
 def at_close(state, bar, day, trades, rules):
-    "What a trader without a new signal does at a close: leave when the price has stalled, and let the stop follow."
+    "What a trader without a new signal does at a close: leave when the price has stalled, and let the stop follow or, where it has been passed, leave."
     if state.intent == Intent.HOLD and stalled(state, bar.ts + SECOND, rules.stops): want_out(state, Intent.EXIT, Reason.STALL, bar.ts + SECOND, rules.trader)
-    follow(state, bar, day, rules.stops)
+    follow_or_leave(state, bar, day, rules)
     if rules.trader.mode == FillMode.SIGNAL_CLOSE and state.intent != Intent.HOLD: close_fill(state, bar, day, trades, rules)
 
 @kernel

@@ -17,6 +17,7 @@ from .data_commands import ConfigFile, Symbol, data, one_line
 from .markets import Alpha, Cluster, DataStore, End, Jobs, Preset, Sessions, Start, check_market_options, load_market
 from .model_commands import models
 from .money_commands import challenge, montecarlo
+from .review_commands import review
 from .search_commands import optimize
 from .verdict_commands import compare, gates, honesty
 
@@ -24,7 +25,7 @@ from .verdict_commands import compare, gates, honesty
 app = typer.Typer(help="An honest walk-forward laboratory for scalping MES futures on one-second bars.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
-for command in (gates, compare, optimize, montecarlo, challenge, honesty): app.command()(command)
+for command in (gates, compare, optimize, montecarlo, challenge, honesty, review): app.command()(command)
 
 def show_version(on: bool):
     "Print the version and leave."

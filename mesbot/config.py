@@ -203,7 +203,8 @@ def _origin(error, path, changes):
     return "settings" if not path or (given and (len(keys) < 2 or keys[1] in given)) else path
 
 # %% ../nbs/02_config.ipynb #3d7693b5
-OTHER_VARIABLES = ("MESBOT_GATEWAY_URL", "MESBOT_USER_HUB_URL", "MESBOT_MARKET_HUB_URL", "MESBOT_USERNAME", "MESBOT_API_KEY", "MESBOT_GATEWAY_SECRET", "MESBOT_SHARED_DATA")
+OTHER_VARIABLES = ("MESBOT_GATEWAY_URL", "MESBOT_USER_HUB_URL", "MESBOT_MARKET_HUB_URL", "MESBOT_USERNAME", "MESBOT_API_KEY", "MESBOT_GATEWAY_SECRET", "MESBOT_SHARED_DATA",
+                   "MESBOT_RUNNER_TOKEN", "MESBOT_KILL", "MESBOT_LOCKS", "MESBOT_CRASH", "MESBOT_SLOW", "MESBOT_SEEDS")
 
 def check_environment() -> None:
     "ValueError for a variable MESBOT_… that is no setting."

@@ -114,6 +114,7 @@ class Reason(IntEnum):
     COOLDOWN = 16; LOSS_STREAK = 17; LOW_BALANCE = 18; TRADE_RISK = 19
     TRAILING_LOSS = 20; TARGET_REACHED = 21; DAY_PROFIT = 22; STALL = 23; LEVEL = 24; REVERSAL = 25
     VOLATILITY_SPIKE = 26; STALE_DATA = 27; WIDE_SPREAD = 28; LOW_LIQUIDITY = 29; SIGNAL_RATE = 30; NEWS = 31
+    EXTERNAL = 32; UNPROTECTED = 33; HALTED = 34  # only live
 
 REASONS = [r.name.lower() for r in Reason]
 
@@ -151,6 +152,9 @@ REASON_TEXTS = {
     Reason.LOW_LIQUIDITY: "too few contracts trade",
     Reason.SIGNAL_RATE: "as many signals of this confidence within an hour as are allowed",
     Reason.NEWS: "a release is near",
+    Reason.EXTERNAL: "closed from outside: by hand or by the firm",
+    Reason.UNPROTECTED: "no stop rested at the venue",
+    Reason.HALTED: "a person, or trouble in the runner, stopped trading",
 }
 
 # %% ../nbs/00_core.ipynb #3a252c51

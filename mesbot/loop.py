@@ -20,7 +20,7 @@ from .exchange import close_fill, exchange_step, next_profit
 from .inputs import Market, bar_at, check_rows_of
 from .risk import limit_reason, mark, open_day, trailing_floor
 from .rules import FillMode
-from .trader import Says, clock_step, close_step
+from .trader import Says, clock_step, close_step, passed
 from .trailing import follow
 from .wakes import ROW, Part, lent, part_of, parts_of
 
@@ -87,19 +87,22 @@ def hold(state, columns, first, wake, day, refusals, rules):
         better, worth = side * (up - best) > 0, balance + dollars * (np.int64(c.close[i]) - entry) * tick_usd
         higher, day_higher = max(peak, worth), max(day_peak, worth)
         if worth <= lowest or worth >= highest or higher - worth >= review or day_higher - worth >= day_fall: break
+        wild = next_atr(atr, left(atr_left, seconds), range_share(np.int64(c.high[i]), np.int64(c.low[i]), last_close))
+        if moves:
+            state.atr, rested, acceleration, parabolic = wild, state.stop, state.acceleration, state.parabolic
+            follow(state, bar_at(c, np.int64(i)), day, rules.stops)
+            if passed(state, np.int64(c.close[i])):
+                state.stop, state.acceleration, state.parabolic = rested, acceleration, parabolic
+                break
+            under, over, due = min(state.stop, profit), max(state.stop, profit), next_clock(state, c.ts[i] + SECOND, day, moves, rules.stops) - SECOND
         if counts_volume: volume = next_volume(volume, left(volume_left, seconds), c.volume[i])
         if swing_ns > 0: swing = next_swing(*swing, c.ts[i], np.int64(c.low[i]), np.int64(c.high[i]), swing_ns)
-        atr = next_atr(atr, left(atr_left, seconds), range_share(np.int64(c.high[i]), np.int64(c.low[i]), last_close))
-        gap, last_ts, last_close = seconds, c.ts[i], np.int64(c.close[i])
+        atr, gap, last_ts, last_close = wild, seconds, c.ts[i], np.int64(c.close[i])
         equity, peak, day_peak, fall = worth, higher, day_higher, higher - worth
         drawdown = max(drawdown, fall)
         if fall > share * peak: share = fall / peak
         if better: best, best_ts = up, c.ts[i] + SECOND
         if side * (down - worst) < 0: worst = down
-        if moves:
-            state.atr = atr
-            follow(state, bar_at(c, np.int64(i)), day, rules.stops)
-            under, over, due = min(state.stop, profit), max(state.stop, profit), next_clock(state, last_ts + SECOND, day, moves, rules.stops) - SECOND
         i += ROW(1)
     end = np.int64(i)
     state.atr, state.volume, state.last_ts, state.last_close, state.gap, state.bars = atr, volume, last_ts, last_close, gap, state.bars + end - first

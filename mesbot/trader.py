@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Says', 'want', 'want_out', 'want_entry', 'clock_step', 'risk_per_contract', 'size_of', 'reverse', 'decide_held',
-           'decide_flat', 'is_sure', 'close_step', 'rules_of']
+           'decide_flat', 'passed', 'follow_or_leave', 'is_sure', 'close_step', 'rules_of']
 
 # %% ../nbs/11_trader.ipynb #a2b70663
 from typing import NamedTuple
@@ -121,6 +121,25 @@ def decide_flat(state, bar, day, row, says, sure, side, limit, rules):
     count_entry(state, confidence, bar.ts + SECOND, rules.risk)
     return want_entry(state, bar, side, size, width, confidence, row, rules.trader)
 
+# %% ../nbs/11_trader.ipynb #7d02e9c4
+@kernel(inline=True)
+def passed(
+    state, # STATE with a position
+    price, # last one, ticks
+): # bool
+    "Does the price stand at the stop or beyond it, so that no order can rest there?"
+    return state.side * (price - state.stop) <= 0
+
+@kernel(inline=True)
+def follow_or_leave(state, bar, day, rules):
+    "At the close of a bar with a position on: let the stop follow; where it has been passed it stays where it rested, and the position is to be left."
+    rested = state.stop
+    follow(state, bar, day, rules.stops)
+    if not passed(state, bar.close): return
+    state.stop = rested
+    if state.intent == Intent.HOLD: want_out(state, Intent.EXIT, Reason.STOP, bar.ts + SECOND, rules.trader)
+
+
 # %% ../nbs/11_trader.ipynb #a93ccd72
 @kernel(inline=True)
 def is_sure(p_down, p_up, min_confidence):
@@ -139,5 +158,5 @@ def close_step(state, bar, row, says, day, rules):
         reason = decide_flat(state, bar, day, row, says, sure, side, limit, rules)
         return reason if flat else Reason.NONE
     if sure or limit != Reason.NONE or rules.stops.stall_ns > 0: decide_held(state, bar, day, row, says, sure, side, limit, rules)
-    follow(state, bar, day, rules.stops)
+    follow_or_leave(state, bar, day, rules)
     return Reason.NONE

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,25 @@ def gateway(place):
     assert server.wait(20) == 0
 
 
+@pytest.fixture(scope="module")
+def runner(place):
+    "A runner that the reader has left running in a market of its own; the model is that of `make paper`."
+    where = place / "runs" / "live" / "PRAC-V2-MESBOT-101"
+    running = subprocess.Popen([f"{ROOT}/.venv/bin/python", "-m", "live_runner", "paper", "--from", "10:00", "--speed", "5"], stdout=subprocess.PIPE, text=True, cwd=place)
+    for line in running.stdout:
+        if "status" in line: break
+    for _ in range(200):
+        if (where / "run.json").exists() and json.loads((where / "run.json").read_text()).get("health"): break
+        time.sleep(.1)
+    time.sleep(3)  # its first seconds
+    yield
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == 0
+
+
+RUNNING = ("live_runner status", "live_runner kill", "live_runner clear", "live_runner replay")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, place, request):
     env = os.environ | {"MESBOT_PATHS__RUNS": str(place / "runs")}
@@ -41,17 +61,20 @@ def test_command(command, place, request):
         recipe = subprocess.run(["make", "--dry-run", "test"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
         assert re.search(r"nbdev_clean.*nbdev_export.*nbdev_test.*pytest .*tests", recipe, re.S)
         return
-    if "live_runner" in command: env |= request.getfixturevalue("gateway")
+    if any(name in command for name in RUNNING): request.getfixturevalue("runner")
+    elif "live_runner" in command: env |= request.getfixturevalue("gateway")
     if "live_runner gateway" in command: return   # it was started
+    if command == "make paper": command += f" MODELS={place}/models ARGS='--from 16:00 --folder {place}/paper'"  # the last half hour of its day
     runs = sorted((place / "runs").glob("*_report"))
     for word, k in (("ONE", 0), ("OTHER", -1)): command = command.replace(f"runs/{word}", str(runs[k]) if runs else word)
     command = command.replace("--seeds 100", "--seeds 1")  # a hundred take a quarter of an hour
     in_project = command.startswith("make")
     done = subprocess.run(command if in_project else command.replace(".venv/bin/", f"{ROOT}/.venv/bin/"), shell=True, capture_output=True, text=True, cwd=ROOT if in_project else place, env=env)
     assert done.returncode == (1 if "challenge" in command and "is less than" in done.stdout else EXPECTED.get(command, 0)), done.stdout[-1500:] + done.stderr[-1500:]
-    if "mesbot report" in command or command == "make report":
+    for kind in ("report", "paper"):
+        if f"mesbot {kind}" not in command and not command.startswith(f"make {kind}"): continue
         page = Path(done.stdout.strip().split("\n")[-1])
-        assert page.name == "report.html" and page.is_file()
+        assert page.name == {"report": "report.html", "paper": "review.html"}[kind] and page.is_file()
 
 
 def test_there_are_commands_to_run(): assert {"make report", "make test"} <= set(COMMANDS) and len(COMMANDS) >= 6

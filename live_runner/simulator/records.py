@@ -30,6 +30,7 @@ class Order:
     average: float | None = None  # price of what is filled, ticks
     told: int = 0                 # when the last news of it goes out, ns UTC: none overtakes another
     first_ts: int = 0             # the first bar that it can meet, ns UTC
+    closes: bool = False          # made by closeContract, not by an order of the client's own
     stop_leg: "Order | None" = None    # legs of an entry
     target_leg: "Order | None" = None
 

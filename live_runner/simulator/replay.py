@@ -9,7 +9,7 @@ from ..clock import WallClock, isotime, ns_of
 from .clock import Clock
 from .tape import Tape
 
-NEVER = 2**63 - 1
+NEVER, FOREVER = 2**63 - 1, 2**63 - 2
 AT_ONCE = 60     # seconds, or bars, of a long step after which the slowest client is waited for
 PAUSE_S = 0.02   # paced: how long the replay rests between two looks at the wall clock
 
@@ -28,7 +28,7 @@ class Replay:
         self.tape, self.clock, self.venue, self.emit, self.wall = tape, clock, venue, emit, wall
         self.speed = check_speed(speed)
         self.ended, self.session = False, None   # the session that is open, by its index
-        self._lock, self._telling = asyncio.Lock(), None
+        self._lock, self._telling, self._gentle = asyncio.Lock(), None, False
         self._story = self._play()
         self._moment = next(self._story)   # when the next thing happens
 
@@ -40,15 +40,15 @@ class Replay:
 
     async def step(self,
         seconds: float | None = None,    # of virtual time, from now
-        bars: int | None = None,         # up to the end of so many bars
+        bars: int | None = None,         # up to the end of so many bars; with `seconds` no further than that, and no hour of a session is leapt over
         until: int | str | None = None,  # ns UTC or ISO text
     ) -> dict: # ts (ns UTC), iso, ended, bars (played in this step)
         "Lockstep: let the market go on, with all that happens up to and including the moment it ends at; ValueError for anything but one amount above 0, or when the replay goes by itself."
         if self.speed != "lockstep": raise ValueError(f"a step needs a replay in lockstep, this one runs at speed {self.speed}")
-        if sum(amount is not None for amount in (seconds, bars, until)) != 1: raise ValueError("give one of seconds, bars and until")
+        if sum(amount is not None for amount in (seconds, bars, until)) != 1 and (None in (seconds, bars) or until is not None): raise ValueError("give one of seconds, bars and until")
         async with self._lock:
-            before, start = self.bars, self.clock.now
-            if bars is not None: await self._bars(_whole("bars", bars))
+            before, start, self._gentle = self.bars, self.clock.now, None not in (bars, seconds)
+            if bars is not None: await self._bars(_whole("bars", bars), FOREVER if seconds is None else self.clock.now + round(_positive("seconds", seconds) * SECOND))
             else: await self._until(self.clock.now + round(_positive("seconds", seconds) * SECOND) if until is None else _moment(until, start))
             await self.emit.drain()
             return {"ts": self.clock.now, "iso": isotime(self.clock.now), "ended": self.ended, "bars": self.bars - before}
@@ -83,11 +83,12 @@ class Replay:
             await self.wall.sleep(PAUSE_S)
             self.clock.run_until(start + round((self.wall.monotonic() - began) * SECOND))
 
-    async def _bars(self, n: int):
+    async def _bars(self, n: int, end: int):
         wanted = self.bars + n
-        while self.bars < wanted and not self.ended:
-            self._advance(NEVER - 1, min(wanted, self.bars + AT_ONCE))
-            self._advance(self.clock.now)
+        while self.bars < wanted and self.clock.now < end and not (self.ended and end == FOREVER):
+            part = min(wanted, self.bars + AT_ONCE)
+            self._advance(end, part)
+            self._advance(self.clock.now if self.bars == part or end == FOREVER else end)
             if self.bars < wanted: await self.emit.drain()
 
     async def _until(self, target: int):
@@ -106,12 +107,13 @@ class Replay:
         "The whole tape: yields each moment at which something happens, and lets it happen when the next one is asked for."
         for k in range(self.tape.first, len(self.tape.info)):
             row, (begin, end) = self.tape.info[k], self.tape.span(k)
-            self._leap(begin - MINUTE)
+            self._leap(begin if begin == self.tape.begin else begin - MINUTE)
             yield begin
             self.session = k
             self.venue.open_session(row)
             yield from self.tape.play(k, self.venue, self.emit)
             yield end
+            if self._gentle: yield int(row["close"])
             self._leap(int(row["close"]))
             self.venue.close_session()
             self.session = None

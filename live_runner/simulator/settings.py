@@ -29,4 +29,5 @@ class VenueSettings(BaseModel):
     config: Config = Field(default_factory=load_config)  # section costs: how fills slip, as in a back-test
     latency_s: float = Field(0.0, ge=0)         # from the arrival of an order to where it can first be filled, market seconds
     links: bool = False                         # whether linkedOrderId of an order is honoured, as older documents say: the fill of one cancels the other
+    close_only: bool = True                     # whether an order of closeContract only ever closes: what is not held any more when it fills is cancelled; False: it turns the position
     limit_share: float = Field(0.07, gt=0, lt=1)       # price limit above and below the last close of the session before

@@ -1,4 +1,5 @@
 "The market as a tape: each one-second bar becomes quotes and prints at fixed moments of its second, and they make the same bar again at the other end."
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -6,7 +7,7 @@ import numpy as np
 import structlog
 
 from mesbot.bars import Bars, check_seconds, n_sessions, session_info
-from mesbot.calendar import MINUTE
+from mesbot.calendar import MINUTE, utc_ns
 from mesbot.core import SECOND, Bar, Instrument
 
 from ..protocol import DepthType, TradeType
@@ -72,6 +73,7 @@ class Tape:
         self.contracts = contracts or Contracts(instrument.symbol, self.info["date"][first].astype("M8[D]"))
         self.contract, self.short = self.contracts.contract_id, 0   # bars that had fewer contracts than prints
         self.played = 0                                              # bars so far
+        self.begin = 0                                               # ns UTC: where in its first session the replay begins; 0 = with its first bar
         self.symbol_id = self.contract.removeprefix("CON.").rpartition(".")[0]
         self._screen, self._drawn = {}, 0
 
@@ -83,11 +85,26 @@ class Tape:
         "First row of session `k`, and the one past its last."
         return int(self.bars.sessions[k]), int(self.bars.sessions[k + 1])
 
+    def begin_at(self,
+        clock: str, # New York time of day, "09:25"
+    ) -> None:
+        "Begin in the midst of the first session: the bars before are history. ValueError when no bar comes after, or none before."
+        if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", clock, re.ASCII): raise ValueError(f"a time of day must look like 09:25, got {clock!r}")
+        (a, b), row = self.rows(self.first), self.info[self.first]
+        moments = [int(utc_ns(np.array([row["date"]]).astype("M8[D]"), clock, days)[0]) for days in (-1, 0)]
+        self.begin = next((ts for ts in moments if self.bars.ts[a] < ts <= self.bars.ts[b - 1]), 0)
+        if not self.begin: raise ValueError(f"the first session has no bars before or none after {clock} New York")
+
+    def _skipped(self, k: int) -> int:
+        "Rows of session `k` that are history already."
+        a, b = self.rows(k)
+        return int(np.searchsorted(self.bars.ts[a:b], self.begin)) if k == self.first else 0
+
     def span(self, k: int) -> tuple[int, int]:
         "From when to when session `k` is played, ns UTC; more than a minute of silence at either end of it is left out."
         a, b = self.rows(k)
         row, first, last = self.info[k], int(self.bars.ts[a]), int(self.bars.ts[b - 1])
-        return max(int(row["open"]), first - MINUTE), min(int(row["close"]), last + SECOND + MINUTE)
+        return self.begin if self._skipped(k) else max(int(row["open"]), first - MINUTE), min(int(row["close"]), last + SECOND + MINUTE)
 
     def play(self,
         k: int,         # session
@@ -164,7 +181,7 @@ class Tape:
         last = np.where(plan.has_far, plan.far, np.where(plan.has_near, plan.near, bars.open))
         columns = [*bars[:6], bid, ask, *map(points, shown), *map(points, bars[1:5]), points(plan.near), plan.near >= bars.open, points(plan.far), plan.far >= bars.open,
                    plan.has_near, plan.has_far, plan.has_close, plan.size, plan.last_size, buys, bars.close >= last]
-        for c in range(0, b - a, CHUNK):
+        for c in range(self._skipped(k), b - a, CHUNK):
             rows = slice(c, c + CHUNK)
             texts = np.datetime_as_string(bars.ts[rows].view("M8[ns]"), unit="s").tolist()
             days = (dict(zip(day, values)) for values in zip(*(column[rows].tolist() for column in day.values())))

@@ -141,7 +141,7 @@ class Venue:
     def close(self, account: Account, size: int) -> Order:
         "Close so many contracts of the position at market."
         held = account.positions[self.contract_id]
-        account.closing = self.new_order(account, OrderType.MARKET, Side.SELL if held.side > 0 else Side.BUY, size)
+        account.closing = self.new_order(account, OrderType.MARKET, Side.SELL if held.side > 0 else Side.BUY, size, closes=True)
         return self.accept(account.closing)
 
     def move_stop(self, order: Order, level: int):
@@ -162,7 +162,9 @@ class Venue:
     # -- fills --------------------------------------------------------------------------------------------------------
     def fill(self, order: Order, price: int, whole: bool = False):
         "So many contracts of the order change hands at `price`, ticks: all that is left, or a part while the plan of faults says so."
-        account, lot, now = self.accounts[order.account], order.left, self.clock.now
+        account, now = self.accounts[order.account], self.clock.now
+        if order.closes and self.settings.close_only and not self._cut(account, order): return self._end(order, OrderStatus.CANCELLED, FILL_LAG_NS)
+        lot = order.left
         if lot > 1 and not whole and (part := self.faults.hit("partial_fill")): lot = min(max(1, int(lot * part["share"])), lot)
         order.average = ((order.average or 0.0) * order.filled + price * lot) / (order.filled + lot)
         order.filled, order.updated, order.first_ts = order.filled + lot, now, now
@@ -178,6 +180,13 @@ class Venue:
         if order.parent is not None: self._sibling(account, order)
         elif self.settings.links and not order.left:
             for other in [o for o in self.active() if order.id == o.linked or o.id == order.linked]: self._end(other, OrderStatus.CANCELLED, FILL_LAG_NS)
+
+    def _cut(self, account: Account, order: Order) -> bool:
+        "A closing order is for no more than it can close; False when that is nothing."
+        held = account.positions.get(order.contract)
+        if held is None or held.side == order.sign: return False
+        order.size = order.filled + min(order.left, held.size)
+        return True
 
     def _book(self, account: Account, order: Order, price: int, lot: int, later):
         "Net the fill against the position; what closes earns or loses, what opens is averaged in."

@@ -107,6 +107,22 @@ def test_legs_can_be_left_behind():
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("close_only, left", [(True, 0), (False, -2)])
+def test_a_target_that_fills_before_the_closing_order(close_only, left):
+    "The open leaps over the target while a close at market is on its way: the close has nothing left to close, or turns the position where the venue is read so."
+    async def run():
+        async with world(bars_at(*((k, 0) for k in range(3)), *((k, 9) for k in range(3, 7))), hubs=False, close_only=close_only) as w:
+            await w.until(1)
+            await placed(w, market(BUY, 2, stop_ticks=40, target_ticks=6))
+            await w.until(3)
+            assert await w.gateway.close_position(ACCOUNT, CONTRACT) == Accepted(None)
+            await w.until(5)
+            positions, orders = await w.gateway.positions(ACCOUNT), await w.gateway.orders(ACCOUNT, EARLIER)
+            assert sum(p.net for p in positions) == left
+            assert [(o.tag, o.type, o.size, o.status) for o in orders if o.type == 2][1:] == [(None, 2, 2, CANCELLED if close_only else FILLED)]
+    asyncio.run(run())
+
+
 def test_accounts_that_may_not_cancel():
     "Followers cannot cancel, funded accounts neither that nor close in part, with the reference's words."
     async def run():

@@ -3,7 +3,9 @@
 
 Bars are made to be nasty: most settings come from short lists, prices move by few ticks and clocks by few seconds, so that a limit is hit to the cent, a bar ends on the stop,
 a clock strikes exactly on a bar."""
+import math
 import warnings
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesbot.account import add, enter, leave
 from mesbot.bars import make_bars
 from mesbot.calendar import NY, session_table
 from mesbot.config import load_config, with_settings
-from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Reason, kernel, new_state
+from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Intent, Reason, kernel, new_state
 from mesbot.inputs import Quotes, bar_at, market_of
 from mesbot.loop import bar_step, end_session, equity_curve, run_sessions
 from mesbot.predictors import Prediction
@@ -163,12 +166,12 @@ def step_by_step(market, state, rules, finish=True):
     return room[:state.trades], equity, seen, refusals, daily
 
 
-def same_by_both(case, config):
-    bars, says, quotes = case.inputs()
+def same_by_both(case, config, end=None, finish=True):
+    bars, says, quotes = case.inputs(0, end)
     market, rules = market_of(bars, says, config, quotes), rules_of(config, MES)
     quick, full = new_state(config.risk.start_balance_usd), new_state(config.risk.start_balance_usd)
-    done = run_sessions(market, quick, rules)
-    lots, equity, seen, refusals, daily = step_by_step(market, full, rules)
+    done = run_sessions(market, quick, rules, finish)
+    lots, equity, seen, refusals, daily = step_by_step(market, full, rules, finish)
     assert done.lots.tobytes() == lots.tobytes()
     np.testing.assert_array_equal(done.refusals, refusals)
     np.testing.assert_array_equal(equity_curve(done, quick, bars.close, rules), equity)
@@ -199,6 +202,48 @@ PATIENT = {"stops.stop_ticks": 60, "stops.target_ticks": 90, "stops.max_hold_s":
 def test_the_quick_walk_is_the_full_step_for_long_positions(case, chosen, limits):
     "BT-1: the same with a stop so far away that it is a limit or a clock that ends the position, to the cent and the second."
     same_by_both(case, config_with(PATIENT | dict(limits) | chosen))
+
+
+PASSED = {"stops.trail_ticks": (2, 1), "stops.tighten_share": (1.,), "stops.close_tighten_share": (1.,), "stops.close_min": (60.,), "stops.accelerate": (1.,), "stops.accelerate_max": (1.,),
+          "stops.trail_atr": (.5,), "stops.levels": ((1,),), "stops.max_hold_s": (2, 31, 61), "stops.stop_ticks": (4, 20), "stops.stall_s": (5,), "trader.latency_s": (1., 5.), "trader.reverse": (True,)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(some, max_examples=60)
+@given(cases, st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in PASSED.items()}))
+def test_the_quick_walk_is_the_full_step_where_stops_are_passed(mode, case, chosen):
+    "BT-1, RSK-3: the same with stops so near that a close often passes them."
+    same_by_both(case, config_with({"stops.trail_ticks": 2} | chosen | {"fills.mode": mode}))
+
+
+def test_the_record_is_the_same_at_every_close_around_a_passed_stop():
+    "BT-1, RSK-3: one signal, a rise, a bar that passes the trail, and 3 s until the order arrives: what the quick walk took back, of an accelerating stop too, is gone from the record."
+    rows = [QUIET] * 6 + [(5000, 5002, 5000, 5002), (5002, 5004, 5002, 5003), (5003, 5009, 5003, 5004)] + [(5004,) * 4] * 6
+    case = object.__new__(Case)
+    case.ts, case.volume, case.quoted, case.volatility = ns("10:00:00") + np.arange(len(rows)) * SECOND, np.ones(len(rows), int), False, np.ones(len(rows), np.float32)
+    case.bid = case.ask = np.zeros(len(rows), int)
+    case.open, case.high, case.low, case.close = np.array(rows).T
+    case.probability = np.array([UP] + [FLAT] * (len(rows) - 1), np.float32)
+    config, waiting = config_with({"stops.accelerate": .05, "stops.accelerate_max": .5, "stops.trail_ticks": 3, "stops.stop_ticks": 20, "stops.target_ticks": 40, "trader.latency_s": 3.}), 0
+    for own in (case, case.mirrored()):
+        for end in range(2, len(rows) + 1):
+            same_by_both(own, config, end, finish=False)
+            state = own.run(config, 0, end, finish=False).state
+            waiting += state.side != 0 and state.intent_reason == Reason.STOP
+    assert waiting == 8   # long and short: after the bar that passed the stop, and after the three before the order arrives
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stops_are_passed_often_enough_for_that(mode):
+    "RSK-3: many a position leaves by reason of its stop in a bar that never came near the one that rested."
+    passed = 0
+    for seed in range(12):
+        case = Case(seed, 2, 250)
+        lots = same_by_both(case, config_with({"stops.trail_ticks": 1 + seed % 2, "stops.tighten_share": 1., "stops.stop_ticks": 20, "fills.mode": mode})).lots
+        out = lots[lots["reason_out"] == Reason.STOP]
+        low = np.where(out["side"] > 0, case.low[out["exit_bar"]], -case.high[out["exit_bar"]])
+        passed += int((low > out["side"] * out["stop"]).sum())
+    assert passed > 50, passed
 
 
 def test_more_lots_than_the_room_for_them():
@@ -297,6 +342,40 @@ def check_books(case, config):
 def test_the_books_add_up(case, chosen):
     "RSK-1, BT-2: equity is start + sum of net, fees are 2 x side x contracts, and the worse reading of a bar is never better than the kinder one."
     check_books(case, config_with(chosen))
+
+
+@some
+@given(st.sampled_from([1, -1]), st.lists(st.tuples(st.integers(1, 7), st.integers(4990, 5010), st.integers(0, 3)), min_size=1, max_size=6), st.data())
+def test_an_entry_in_parts_is_right_to_the_cent(side, fills, data):
+    """LIV-4: however an entry fills, in whatever lots it leaves, and whenever between: the account is what the prices and fees say, the position's net too, the bracket stays where
+    the first fill put it, and the entry is the average of what is held and of what comes, to the nearest tick, halves to the worse."""
+    rules, trades, state, paid = rules_of(load_config(), MES), np.zeros(20, TRADE), new_state(1000.), 0.
+    for k, (contracts, price, slip) in enumerate(fills):
+        held, entry, before, contracts = int(state.contracts), int(state.entry), state.copy(), contracts + (k == 0)   # the first part is never gone before the last has come
+        if k == 0:
+            state.intent_contracts, state.intent_stop, state.intent_reason = contracts, 8, Reason.SIGNAL
+            enter(state, side, price, slip, 7, rules)
+        else:
+            add(state, contracts, price, slip, rules)
+            average = Fraction(held * entry + contracts * price, held + contracts)
+            assert state.entry == side * math.floor(side * average + Fraction(1, 2)) and abs(state.entry - average) <= Fraction(1, 2)
+            for name in ("stop", "target", "first_stop", "position", "entry_ts", "side", "levels", "best_ts"): assert state[name] == before[name], name
+            assert state.contracts == held + contracts and state.first_contracts == before.first_contracts + contracts
+            assert state.entry + side * state.parabolic == before.entry + side * before.parabolic   # where the accelerating stop is
+            assert min(before.entry_slippage, slip) <= state.entry_slippage <= max(before.entry_slippage, slip)
+        paid += -side * contracts * price * 1.25 - contracts * .42
+        assert side * (state.entry - state.worst) >= 0 and side * (state.best - state.entry) >= 0
+        np.testing.assert_allclose(state.balance, 1000 + paid + side * state.contracts * state.entry * 1.25, rtol=0, atol=1e-6)
+        gone = data.draw(st.integers(0, int(state.contracts) - 1))
+        if gone:
+            out = data.draw(st.integers(4980, 5020))
+            leave(state, gone, out, 1, Reason.LEVEL, 8, 0, 0, trades, rules)
+            paid += side * gone * out * 1.25 - gone * .42
+    last, net = int(state.contracts), float(state.position_usd)
+    leave(state, last, 5003, 1, Reason.TARGET, 9, 0, 0, trades, rules)
+    np.testing.assert_allclose(state.balance, 1000 + paid + side * last * 5003 * 1.25 - last * .42, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(net + trades[state.trades - 1]["net_usd"], state.balance - 1000, rtol=0, atol=1e-6)
+    assert state.side == 0 and (state.loss_streak == 1) == (state.balance - 1000 < -1e-9)
 
 
 def check_stops(case, config):
@@ -562,6 +641,102 @@ def test_a_stalled_position_leaves():
 
 
 REVERSE = dict(reverse=True, reversal_cooldown_s=0)
+
+
+TRAIL = dict(stops=dict(trail_ticks=2, stop_ticks=8, target_ticks=40))
+RISE = [QUIET, QUIET, (5001, 5010, 5001, 5008)]   # bought at 5001; up to 5010: the trail wants 5008
+
+
+@pytest.mark.parametrize("what,close,after,want", [
+    ("a tick above: it rests at 5008, and is hit there", 5009, (5009, 5010, 5008, 5010), (5007, "stop")),
+    ("at it: out at the next open, though that is above it", 5008, (5010, 5010, 5009, 5010), (5009, "stop")),
+    ("below it: the same", 5004, (5010, 5010, 5009, 5010), (5009, "stop")),
+    ("below it, and lower still: no more than the open", 5004, (5002, 5010, 5000, 5010), (5001, "stop")),
+])
+def test_a_stop_that_has_been_passed_leaves_at_the_next_open(what, close, after, want):
+    "RSK-3: no venue takes a sell stop at or above the last price: the whole position leaves at market; a tick of slippage."
+    bars = RISE[:2] + [(*RISE[2][:3], close), after, (5010,) * 4]
+    lot, = filled(bars, [UP] + [FLAT] * 4, **TRAIL)
+    assert (lot["exit"], REASONS[lot["reason_out"]], lot["exit_bar"]) == (*want, 3), what
+    short, = filled([tuple(10_000 - np.array(bar)[[0, 2, 1, 3]]) for bar in bars], [DOWN] + [FLAT] * 4, **TRAIL)
+    assert (10_000 - short["exit"], REASONS[short["reason_out"]], short["exit_bar"]) == (*want, 3), what
+
+
+def test_what_rests_until_a_passed_stop_has_left():
+    "RSK-3: with 2 s of latency the order of the close of 10:00:04 arrives at 10:00:07; until then the stop is the one of before, 4999, and only that or the target may come first."
+    late, says = TRAIL | dict(trader=dict(latency_s=2)), [UP] + [FLAT] * 7
+    start = [QUIET] * 4 + [(5001, 5010, 5001, 5004)]
+    lot, = filled(start + [(5004, 5004, 5000, 5002)] * 3, says, **late)
+    assert (lot["exit"], lot["exit_bar"], lot["stop"], REASONS[lot["reason_out"]]) == (5003, 7, 4999, "stop")
+    lot, = filled(start + [(5004, 5004, 4999, 5000)] * 3, says, **late)
+    assert (lot["exit"], lot["exit_bar"]) == (4998, 5)
+    lot, = filled(start + [(5004, 5042, 5004, 5004)] * 3, says, **late)
+    assert (lot["exit"], lot["exit_bar"], REASONS[lot["reason_out"]]) == (5041, 5, "target")
+
+
+def test_a_passed_stop_at_the_signals_close():
+    "BT-1: what is decided at a close fills there, without slippage: in at 5000, out at 5004; and at 5008 where the close is at the stop itself."
+    close = TRAIL | dict(fills=dict(mode="signal_close"))
+    for at in (5004, 5008):
+        assert told(filled([QUIET, (5001, 5010, 5001, at), (5010,) * 4], [UP, FLAT, FLAT], **close)) == [("long", 1, 5000, at, "stop", round(1.25 * (at - 5000) - .84, 2))]
+
+
+def test_no_decision_is_changed_by_a_passed_stop():
+    "RSK-3: told DOWN at the close that passes the stop: a reversal stays one, an exit keeps its reason, and a limit too."
+    bars, says = RISE[:2] + [(5001, 5010, 5001, 5004), (5004,) * 4, (5004,) * 4], [UP, FLAT, DOWN, FLAT, FLAT]
+    assert reasons(filled(bars, says, **TRAIL)) == ["opposite_signal"]
+    assert reasons(filled(bars, says, trader=REVERSE, **TRAIL))[:1] == ["reversal"]
+    assert reasons(filled(bars, [UP] + [FLAT] * 4, risk=dict(day_profit_usd=2), **TRAIL))[:1] == ["day_profit"]
+
+
+def test_break_even_that_the_close_has_passed():
+    "RSK-3, RSK-4: one contract reaches its level at 5005, the stop goes to the entry of 5001, the bar closes at 5000: out at the next open, 5003 - 1, not before 5001 comes back."
+    bars = [QUIET, QUIET, (5001, 5006, 5000, 5000), (5003, 5004, 5002, 5003), (5003,) * 4]
+    lot, = filled(bars, [UP] + [FLAT] * 4, stops=dict(level_ticks=(4,), level_shares=(.5,)))
+    assert (lot["entry"], lot["exit"], lot["exit_bar"], lot["stop"], REASONS[lot["reason_out"]]) == (5001, 5002, 3, 5001, "stop")
+
+
+def ridden(rows, seconds, side, width, target, trail, share, hold, latency):
+    "One contract decided at the first close, read rule by rule from a long position's prices; a short one is a long one in the mirror. Entry, exit, reason and second of the exit."
+    rows = [[10_000 - price for price in (o, l, h, c)] if side < 0 else [o, h, l, c] for o, h, l, c in rows]
+    first = next(k for k, second in enumerate(seconds) if second >= seconds[0] + 1 + latency)
+    entry = best = rows[first][0] + 1
+    stop, goal, leaving, why = entry - width, entry + target, None, ""
+    for (o, h, l, c), second in list(zip(rows, seconds))[first:]:
+        if leaving is None and second >= seconds[first] + hold: leaving, why = seconds[first] + hold + latency, "time_stop"
+        if o > max(goal, stop): return entry, goal, "target", second           # it opens beyond the target
+        if leaving is not None and second >= leaving: return entry, o - 1, why, second
+        if o <= stop: return entry, o - 1, "stop", second
+        if l <= stop: return entry, stop - 1, "stop", second
+        if h > goal: return entry, goal, "target", second
+        best, wanted = max(best, h), stop
+        if trail: wanted = max(wanted, best - trail)
+        if 2 * (second + 1 - seconds[first]) >= hold: wanted = max(wanted, entry - width + int(share * width))
+        if c > wanted: stop = wanted                                           # there it can rest
+        elif leaving is None: leaving, why = second + 1 + latency, "stop"
+    return entry, c - 1, "data_end", second + 1
+
+
+def test_a_position_is_what_the_rules_read_one_by_one_say():
+    "RSK-3, BT-1: a trailing stop, a stop that tightens by the clock to the entry, latency, and closes that pass the stop: against a few lines of Python."
+    ways, passed = [], 0
+    for seed in range(250):
+        rng = np.random.default_rng([seed, 11])
+        n, side = 40, (1, -1)[seed % 2]
+        close = 5000 + rng.integers(-3, 4, n).cumsum()
+        open = np.r_[5000, close[:-1]] + rng.integers(-2, 3, n)
+        rows = list(zip(*(x.tolist() for x in (open, np.maximum(open, close) + rng.integers(0, 4, n), np.minimum(open, close) - rng.integers(0, 4, n), close))))
+        seconds = np.cumsum(rng.integers(1, 4, n)).tolist()
+        width, target, trail, share, hold, latency = (int(rng.choice(of)) for of in ((2, 8, 30), (4, 12, 60), (0, 0, 1, 2, 4), (0, 1), (5, 20, 600), (0, 0, 2)))
+        lot, = filled(rows, [UP if side > 0 else DOWN] + [FLAT] * (n - 1), gap_s=seconds, risk=dict(trade_risk_usd=1e3, day_loss_usd=1e4, day_drawdown_usd=1e4), trader=dict(latency_s=latency),
+                      stops=dict(stop_ticks=width, target_ticks=target, trail_ticks=trail, tighten_share=share, close_min=0, max_hold_s=hold))
+        entry, exit, why, second = ridden(rows, seconds, side, width, target, trail, share, hold, latency)
+        seen = [int(x) if side > 0 else 10_000 - int(x) for x in (lot["entry"], lot["exit"])]
+        assert (*seen, REASONS[lot["reason_out"]], (lot["exit_ns"] - ns("10:00:00")) // SECOND) == (entry, exit, why, second), seed
+        ways.append(why)
+        passed += why == "stop" and side * (rows[lot["exit_bar"]][2 if side > 0 else 1] - lot["stop"]) > 0   # a bar that never came near the stop that rested
+    counts = {why: ways.count(why) for why in ("stop", "target", "time_stop", "data_end")}
+    assert min(counts.values()) > 2 and sum(counts.values()) == 250 and passed > 30, (counts, passed)
 
 
 def test_a_reversal_is_two_fills_of_one_order():

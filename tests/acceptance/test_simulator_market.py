@@ -241,9 +241,22 @@ def test_steps_by_seconds_bars_and_moments(market):
     assert done["ended"] and done["bars"] == 497 and replay.bars == 500 and step(bars=1)["bars"] == 0
     before = replay.now
     assert step(seconds=90)["ts"] == before + 90 * SECOND      # the venue's time goes on though nothing trades any more
-    for wrong, text in (({}, "one of"), ({"seconds": 1, "bars": 1}, "one of"), ({"seconds": 0}, "above 0"), ({"bars": 1.5}, "whole"), ({"until": begin}, "before now"), ({"until": "soon"}, "time must"), ({"bars": True}, "above 0"), ({"until": 1.5}, "ns UTC")):
+    for wrong, text in (({}, "one of"), ({"seconds": 1, "until": begin}, "one of"), ({"seconds": 0, "bars": 1}, "above 0"), ({"seconds": 0}, "above 0"), ({"bars": 1.5}, "whole"), ({"until": begin}, "before now"), ({"until": "soon"}, "time must"), ({"bars": True}, "above 0"), ({"until": 1.5}, "ns UTC")):
         with pytest.raises(ValueError, match=text): step(**wrong)
     with pytest.raises(ValueError, match="lockstep"): asyncio.run(replay.run())
+
+
+def test_a_step_of_bars_and_seconds_ends_with_whichever_comes_first_and_leaps_over_no_hour_of_a_session():
+    world, replay = replay_of(Tape(MES, bars_of((5 * 3600, 100, 100, 100, 100, 1), (5 * 3600 + 9, 100, 100, 100, 100, 1))))
+    step = lambda **amount: asyncio.run(replay.step(**amount))
+    step(until=OPEN + 5 * HOUR)
+    assert step(bars=1, seconds=15)["ts"] == OPEN + 5 * HOUR + SECOND and step(bars=1, seconds=4)["ts"] == OPEN + 5 * HOUR + 5 * SECOND
+    assert step(bars=9, seconds=15) == {"ts": OPEN + 5 * HOUR + 20 * SECOND, "iso": isotime(OPEN + 5 * HOUR + 20 * SECOND), "ended": False, "bars": 1}
+    for minutes in range(1, 10): assert step(bars=1, seconds=60)["ts"] == OPEN + 5 * HOUR + 20 * SECOND + minutes * MINUTE, "silence, and still open"
+    assert world.story[-1][1] != "close"
+    assert step(bars=1, seconds=23 * 3600)["ended"] and world.story[-1] == (OPEN + 23 * HOUR, "close")
+    before = replay.now
+    assert step(bars=1, seconds=3)["ts"] == before + 3 * SECOND
 
 
 def test_the_same_story_at_any_speed(market):

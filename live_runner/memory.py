@@ -1,0 +1,62 @@
+"What of the core survives a restart, and what a person is shown of it."
+import base64
+import json
+import zlib
+
+import numpy as np
+
+from mesbot.calendar import ny_time
+from mesbot.core import REASONS, Reason, new_state
+from mesbot.keeper import limits_left
+
+from .book import Book
+from .orders import Closing
+from .plan import Plan
+
+LAYOUT = 2
+KEPT = ("now", "number", "plans_made", "position_plan", "halted", "offset", "flat_told", "entries", "entered", "price", "bid", "ask_", "strange", "refused", "foreign_told", "closing_orders")
+
+
+def save(core) -> bytes:
+    "A few kilobytes: the account's record, today's lots and what was seen at their entries, orders and fills, latches."
+    raw, lots, unpriced = core.desk.plain()
+    rows = sorted(core.seen)
+    day = lots + b"".join(core.seen[row].tobytes() for row in rows)
+    if core.packed[0] != day: core.packed = day, zlib.compress(day, 1)  # the larger part, and it changes only with a trade
+    said = {name: getattr(core, name) for name in KEPT} | {"layout": LAYOUT, "account": core.setup.account, "book": core.book.plain(), "unpriced": unpriced, "rows": rows, "lots": len(lots), "state": base64.b64encode(raw).decode(),
+            "plan": core.plan.no if core.plan else 0, "plans": [vars(plan) for plan in core.plans.values()], "closing": vars(core.closing) if core.closing else None}
+    small = zlib.compress(json.dumps(said, sort_keys=True, separators=(",", ":"), default=int).encode(), 1)
+    return len(small).to_bytes(4, "big") + small + core.packed[1]
+
+
+def restore(core, snapshot: bytes) -> None:
+    "What `save` gave; ValueError for a damaged one, or one of another layout or account."
+    end = 4 + int.from_bytes(snapshot[:4], "big")
+    try: said, day = json.loads(zlib.decompress(snapshot[4:end])), zlib.decompress(snapshot[end:])
+    except (zlib.error, ValueError) as error: raise ValueError(f"the snapshot is damaged: {error}") from error
+    mine = {"layout": LAYOUT, "account": core.setup.account}
+    if any(said.get(name) != value for name, value in mine.items()): raise ValueError(f"the snapshot is of layout {said.get('layout')} and account {said.get('account')}, this is {mine}")
+    for name in KEPT: setattr(core, name, said[name])
+    core.desk.restore(base64.b64decode(said["state"]), day[:said["lots"]], said["unpriced"])
+    core.book = Book.again(said["book"])
+    core.seen = dict(zip(said["rows"], np.frombuffer(day[said["lots"]:], np.float32).reshape(len(said["rows"]), -1).copy())) if said["rows"] else {}
+    core.plans = {plan["no"]: Plan(**plan) for plan in said["plans"]}
+    core.plan, core.closing = core.plans.get(said["plan"]), Closing(**said["closing"]) if said["closing"] else None
+
+
+def status(core) -> dict:
+    "For a person's eyes, as JSON can carry it; prices in points."
+    state, points, net, held = core.desk.state, core.points, core.desk.lots["net_usd"], core.desk.held
+    price = lambda ticks: points(int(ticks)) if ticks else None
+    open_usd = float(held * (core.price - state.entry) * core.rules.costs.tick_usd) if held else 0.0
+    clocks = ny_time(np.array([at for at, _ in core.decisions], np.int64)).strftime("%H:%M:%S")
+    said = [{"at_ns": at, "at": clock, "text": text} for (at, text), clock in zip(core.decisions, clocks)]
+    return {"at_ns": core.now, "mode": core.setup.mode, "account": core.setup.account, "contract": core.setup.contract, "date": str(core.market.date or ""),
+            "price": price(core.price), "bid": price(core.bid), "ask": price(core.ask_), "position": held, **{name: points(int(state[name])) if held else None for name in ("entry", "stop", "target")},
+            "open_usd": open_usd, "day_net_usd": float(state.balance + open_usd - state.day_start_equity), "balance_usd": float(state.balance),
+            "trades": len(net), "wins": int((net > 0).sum()), "losses": int((net < 0).sum()), "limits_left": limits_left(state, core.rules.risk),
+            "limits": limits_left(new_state(float(core.rules.risk.start_balance)), core.rules.risk), "refused": core.last_refusal,
+            "decision": said[-1] if said else None, "decisions": said, "blocked": core.blocked(), "halted": core.halted, "troubles": [f"{what}: {why}" for what, why in core.troubles.items()],
+            "orders": [{"tag": own.tag, "role": own.role, "status": int(own.status), "size": own.size, "stop": price(own.stop), "limit": price(own.limit)} for own in core.book.working()],
+            "reconciled": core.reconciled, "links": dict(core.links), "signals": core.refused[Reason.SIGNAL],
+            "refusals": {name: count for name, count in zip(REASONS, core.refused) if count and name not in ("none", "signal")}}
