@@ -237,7 +237,6 @@ class Core:
     def reason_text(self, reason: int) -> str: return REASON_TEXTS[Reason(reason)]
     def alert(self, severity: str, key: str, text: str) -> None: self.out.append(m.Alert(severity, key, text))
     def ask_soon(self) -> None: self.next_ask = min(self.next_ask, self.now + SECOND)
-    def went_flat(self) -> None: self.ask_soon()
     def remember_features(self, row: int) -> None: self.seen[row] = self.market.row.copy()
 
     def decide(self, text: str) -> None:
@@ -255,8 +254,6 @@ class Core:
         if self.halted: return
         self.halted = why
         self.out += [m.Note("halt", why), m.Alert("critical", "halt", f"halted: {why}")]
-
-    def lock(self, why: str) -> None: self.halt(why)
 
     def drop(self, why: str) -> None:
         "Give the plan up; what of it works is taken back, what fills all the same is closed."

@@ -62,7 +62,7 @@ def book_fill(c, own, sign: int, size: int, price: int, ts: int, order_id: int) 
         c.decide(f"{closing} out at {c.points(price):g}: {c.reason_text(reason)}")
         if desk.held == 0 and c.plan and c.plan.reverse and c.plan.sent and not c.plan.dropped:
             desk.state.intent = ENTRIES[0] if c.plan.side > 0 else ENTRIES[1]
-        if desk.held == 0: c.went_flat()
+        if desk.held == 0: c.ask_soon()
     rest = size - closing
     if not rest: return
     plan = c.plans.get(own.plan) if own and own.role == ENTRY else None
@@ -191,7 +191,7 @@ def ask(c) -> None:
 def take_snapshot(c, event: Snapshot) -> None:
     "The venue's own words."
     c.asked = None if c.asked and c.asked[0] == event.id else c.asked
-    if event.account is None: c.lock("the venue does not show the account any more")
+    if event.account is None: c.halt("the venue does not show the account any more")
     else: take_account(c, event.account)
     orders = [order for order in event.orders if order.account == c.setup.account and order.contract == c.setup.contract]
     for order in orders: take_order(c, order)
@@ -235,6 +235,7 @@ def _compare(c, event: Snapshot) -> None:
     if c.book.net or c.desk.held or c.book.working(): return
     _compare_balance(c, event)
     c.book.settle(event.asked_at - 60 * SECOND)
+    c.closing_orders, c.foreign_told = c.closing_orders[-20:], c.foreign_told[-20:]  # ids of long ago come back no more
     c.plans = {number: plan for number, plan in c.plans.items() if plan is c.plan or any(own.plan == number for own in c.book.ours.values())}
 
 
@@ -259,4 +260,4 @@ def _compare_balance(c, event: Snapshot) -> None:
 
 def take_account(c, account) -> None:
     "The account as the venue has it."
-    if account.id == c.setup.account and not account.can_trade: c.lock("the firm has locked the account")
+    if account.id == c.setup.account and not account.can_trade: c.halt("the firm has locked the account")
