@@ -48,11 +48,12 @@ class Core:
         self.rules = rules_of(setup.config, self.instrument)
         self.market = Market(self.instrument, setup.config, predictor)
         self.desk, self.book = Desk(self.rules, self.instrument, setup.config.risk.start_balance_usd), Book()
-        self.plan, self.plans, self.closing, self.seen, self.opened = None, {}, None, {}, None
+        self.plan, self.plans, self.closing, self.seen = None, {}, None, {}
+        self.opened = self.before = None  # the session that was opened last, and the account before that
         self.now = self.number = self.plans_made = self.position_plan = self.price = self.bid = self.ask_ = self.strange = self.entered = 0
         self.halted, self.flat_told, self.offset, self.entries, self.foreign_told, self.closing_orders = "", "", None, [], [], []
         self.refused = [0] * len(REASONS)
-        self.decisions, self.packed = deque(maxlen=20), (b"", zlib.compress(b"", 1))
+        self.decisions, self.packed = deque(maxlen=20), (b"", 0, zlib.compress(b"", 1))
         self.fresh()
         if snapshot is not None: memory.restore(self, snapshot)
 
@@ -132,7 +133,7 @@ class Core:
     def _open_day(self) -> None:
         "A new session, where it is one."
         if self.market.day is self.opened: return
-        self.opened = self.market.day
+        self.opened, self.before = self.market.day, self.desk.state.copy()
         if self.desk.state.day == self.opened["last_entry"]: return
         if self.desk.held: self.alert("critical", "overnight", "a position is still open as a new session begins")
         if self.desk.held == 0:

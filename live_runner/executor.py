@@ -82,8 +82,8 @@ class Executor:
         if self.broken and not command.exit: return self._answered(command, TurnedAway(0, why=BROKEN))
         crash.point("send.before")
         began = time.perf_counter()
-        if isinstance(command, Place) and since is not None: self._took("bar_to_wire_s", began - since)
-        try: outcome = await self._act(command)
+        goes_out = None if since is None else lambda: self._took("bar_to_wire_s", time.perf_counter() - since)
+        try: outcome = await self._act(command, goes_out)
         except ValueError as error: outcome = TurnedAway(0, why=f"a mistake of ours: {error}")  # it was refused before it was sent
         except Exception as error:
             log.error("a command failed", command=command, exc_info=True)
@@ -93,10 +93,10 @@ class Executor:
 
     def _answered(self, command: NamedTuple, outcome: Outcome) -> Answered: return Answered(self._clock.now(), command.id, outcome)
 
-    async def _act(self, command: NamedTuple) -> Outcome:
+    async def _act(self, command: NamedTuple, goes_out: Callable | None) -> Outcome:
         gateway, setup = self._gateway, self._setup
         match command:
-            case Place(order=order, exit=exit): return await gateway.place(order, exit)
+            case Place(order=order, exit=exit): return await gateway.place(order, exit, goes_out)
             case Modify(order_id=number, stop=stop, size=size, exit=exit): return await gateway.modify(setup.account, number, size, stop=stop, exit=exit)
             case Cancel(order_id=number, exit=exit): return await gateway.cancel(setup.account, number, exit)
             case Close(): return await gateway.close_position(setup.account, setup.contract)

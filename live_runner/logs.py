@@ -1,4 +1,5 @@
 "Logs: JSON lines from everything in the process, with every secret taken out on the way."
+import asyncio
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 from pydantic import SecretStr
 
-STARS = "***"
+STARS, LATER_S = "***", .01 # LATER_S: so long a line of `Later` waits
 KEYS = re.compile(r"(token|apikey|password|passwd|secret|authorization|cookie|verifykey)$")  # names of fields that hold secrets, without _ and -
 PATTERNS = tuple((re.compile(pattern), text) for pattern, text in (
     (r"(?i)\bbearer\s+[^\s\"',;\\]+", f"Bearer {STARS}"),
@@ -65,6 +66,25 @@ def logger(
 ) -> structlog.stdlib.BoundLogger:
     "A logger whose lines are redacted whether or not `configure` was called."
     return structlog.wrap_logger(logging.getLogger(name), wrapper_class=structlog.stdlib.BoundLogger, processors=_OURS)
+
+
+class Later:
+    "Lines that are written a moment later: one takes as long as an order."
+
+    def __init__(self, log): self._log, self._lines = log, []
+
+    def info(self,
+        event: str,
+        **more, # what goes with it
+    ) -> None:
+        "One more line, within a running loop."
+        if not self._lines: asyncio.get_running_loop().call_later(LATER_S, self.write)
+        self._lines.append((event, more))
+
+    def write(self) -> None:
+        "All that wait, now."
+        lines, self._lines = self._lines, []
+        for event, more in lines: self._log.info(event, **more)
 
 
 class _Handler(logging.StreamHandler):

@@ -2,6 +2,7 @@
 import base64
 import json
 import zlib
+from bisect import bisect_right
 
 import numpy as np
 
@@ -13,33 +14,35 @@ from .book import Book
 from .orders import Closing
 from .plan import Plan
 
-LAYOUT = 2
+LAYOUT = 3
 KEPT = ("now", "number", "plans_made", "position_plan", "halted", "offset", "flat_told", "entries", "entered", "price", "bid", "ask_", "strange", "refused", "foreign_told", "closing_orders")
 
 
 def save(core) -> bytes:
     "A few kilobytes: the account's record, today's lots and what was seen at their entries, orders and fills, latches."
-    raw, lots, unpriced = core.desk.plain()
-    rows = sorted(core.seen)
-    day = lots + b"".join(core.seen[row].tobytes() for row in rows)
-    if core.packed[0] != day: core.packed = day, zlib.compress(day, 1)  # the larger part, and it changes only with a trade
-    said = {name: getattr(core, name) for name in KEPT} | {"layout": LAYOUT, "account": core.setup.account, "book": core.book.plain(), "unpriced": unpriced, "rows": rows, "lots": len(lots), "state": base64.b64encode(raw).decode(),
+    (raw, lots, unpriced), rows = core.desk.plain(), sorted(core.seen)
+    over = bisect_right(rows, int(core.lots["row"][-1])) if len(core.lots) else 0
+    features = lambda some: b"".join(core.seen[row].tobytes() for row in some)
+    if core.packed[:2] != (lots, over): core.packed = lots, over, zlib.compress(lots + features(rows[:over]), 1)  # the larger part: of trades that are over, so that no entry waits for it
+    said = {name: getattr(core, name) for name in KEPT} | {"layout": LAYOUT, "account": core.setup.account, "book": core.book.plain(), "unpriced": unpriced, "rows": rows, "lots": len(lots), "ahead": base64.b64encode(features(rows[over:])).decode(), "state": base64.b64encode(raw).decode(),
             "plan": core.plan.no if core.plan else 0, "plans": [vars(plan) for plan in core.plans.values()], "closing": vars(core.closing) if core.closing else None}
-    small = zlib.compress(json.dumps(said, sort_keys=True, separators=(",", ":"), default=int).encode(), 1)
-    return len(small).to_bytes(4, "big") + small + core.packed[1]
+    small = json.dumps(said, sort_keys=True, separators=(",", ":"), default=int).encode()
+    body = len(small).to_bytes(4, "big") + small + core.packed[2]
+    return zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def restore(core, snapshot: bytes) -> None:
     "What `save` gave; ValueError for a damaged one, or one of another layout or account."
-    end = 4 + int.from_bytes(snapshot[:4], "big")
-    try: said, day = json.loads(zlib.decompress(snapshot[4:end])), zlib.decompress(snapshot[end:])
-    except (zlib.error, ValueError) as error: raise ValueError(f"the snapshot is damaged: {error}") from error
+    end = 8 + int.from_bytes(snapshot[4:8], "big")
+    if zlib.crc32(snapshot[4:]) != int.from_bytes(snapshot[:4], "big") or len(snapshot) < 9: raise ValueError("the snapshot is damaged, or of an older version")
+    said, day = json.loads(snapshot[8:end]), zlib.decompress(snapshot[end:])
     mine = {"layout": LAYOUT, "account": core.setup.account}
     if any(said.get(name) != value for name, value in mine.items()): raise ValueError(f"the snapshot is of layout {said.get('layout')} and account {said.get('account')}, this is {mine}")
     for name in KEPT: setattr(core, name, said[name])
     core.desk.restore(base64.b64decode(said["state"]), day[:said["lots"]], said["unpriced"])
     core.book = Book.again(said["book"])
-    core.seen = dict(zip(said["rows"], np.frombuffer(day[said["lots"]:], np.float32).reshape(len(said["rows"]), -1).copy())) if said["rows"] else {}
+    features = np.frombuffer(day[said["lots"]:] + base64.b64decode(said["ahead"]), np.float32)
+    core.seen = dict(zip(said["rows"], features.reshape(len(said["rows"]), -1).copy())) if said["rows"] else {}
     core.plans = {plan["no"]: Plan(**plan) for plan in said["plans"]}
     core.plan, core.closing = core.plans.get(said["plan"]), Closing(**said["closing"]) if said["closing"] else None
 

@@ -7,7 +7,6 @@ exits only; a core that fails has everything closed at the venue without it."""
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +70,7 @@ class Runner:
         parts: Parts,
     ):
         self.setup, self.folder, self.parts, self.core = setup, Path(folder), parts, parts.core
-        self.queue, self.troubles, self._working, self._tasks, self._days = asyncio.Queue(), {}, {}, [], [] # _working: orders at the venue, id -> type
+        self.queue, self.troubles, self._working, self._tasks, self._days, self._lines = asyncio.Queue(), {}, {}, [], set(), logs.Later(log) # _working: orders at the venue, id -> type
         self._sent, self._asked, self._lots, self.stored, self.stopped, self._end, self._whole = False, False, len(self.core.lots), time.monotonic(), "", asyncio.Event(), ""
         self.executor = Executor(parts.gateway, setup, self.post, parts.lockstep, self._took)
         self.feed = Feed(setup.symbol, setup.contract, self.post, 0 if parts.lockstep else round(setup.settings.grace_s * 1e9), setup.settings, setup.account, real=not parts.control)
@@ -173,6 +172,7 @@ class Runner:
         await self.executor.close()
         await self.drive.close()
         if self._days: await asyncio.wait(self._days)
+        self._lines.write()
 
     # --- the loop ------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -201,16 +201,17 @@ class Runner:
         if isinstance(event, Quit): crash.point("stop.begun")
         event, journal = self._judged(event), self.parts.journal
         journal.event(event)
-        began, before, date = time.perf_counter(), self.core.state.copy(), self.core.date
+        began, date = time.perf_counter(), self.core.date
         commands = self.core.step(event)
         if isinstance(event, Second): self._took("step_s", time.perf_counter() - began)
         crash.point("event.stepped")
         journal.commands(commands)
-        if not isinstance(event, LIGHT) or not all(isinstance(command, Ask) for command in commands): self.commit()
-        if self.core.date != date: self.parts.opened(self.core.date, before)
+        closed = isinstance(event, Second) and len(self.core.lots) > self._lots  # a lot, and by now it is known what it slipped: its snapshot is not left to the next entry
+        if closed or not isinstance(event, LIGHT) or not all(isinstance(command, Ask) for command in commands): self.commit()
+        if self.core.date != date: self.parts.opened(self.core.date, self.core.before)
         if isinstance(event, Second):
             self.parts.second()
-            if len(self.core.lots) > self._lots and self.parts.lots: self._days.append(asyncio.get_running_loop().create_task(self._day_down(str(self.core.date), self.parts.lots())))
+            if closed and self.parts.lots: self._write_down(str(self.core.date), self.parts.lots())
             self._lots = len(self.core.lots)
         elif isinstance(event, OrderTold):
             if event.order.status in WORKING: self._working[event.order.id] = event.order.type
@@ -227,8 +228,7 @@ class Runner:
         acts = [command for command in commands if isinstance(command, ACTS)]
         self._sent = self._sent or bool(acts)
         self.executor.send(commands, since)
-        later = asyncio.get_running_loop().call_soon  # a line of log takes longer than an order: it comes after
-        for act in acts: later(partial(log.info, "command", what=type(act).__name__, id=act.id, why=act.why, mode=self.setup.mode))
+        for act in acts: self._lines.info("command", what=type(act).__name__, id=act.id, why=act.why, mode=self.setup.mode)
         if not self._asked and any(isinstance(command, Ask) for command in commands):
             self._asked = True
             crash.point("start.reconciling")
@@ -236,14 +236,16 @@ class Runner:
         for command in commands:
             match command:
                 case Alert(severity, key, text): self.parts.alerts.send(severity, key, text)
-                case Note(kind, text): later(self._noted, kind, text)
+                case Note(kind, text):
+                    self._lines.info("note", kind=kind, text=text)
+                    if kind == "halt": asyncio.get_running_loop().call_soon(self._halted, text)
                 case DayOver(date): self._day(date)
                 case Done(why): done = why
         return done
 
-    def _noted(self, kind: str, text: str) -> None:
-        log.info("note", kind=kind, text=text)
-        if kind != "halt" or self.parts.orders(): return
+    def _halted(self, text: str) -> None:
+        "Has a halt known beside us."
+        if self.parts.orders(): return
         try: self.parts.halted(text)
         except OSError as error: log.error("the halt could not be written beside the journal", why=str(error))
         self.stopped = self.parts.orders()
@@ -251,7 +253,12 @@ class Runner:
     def _day(self, date: str) -> None:
         "Has the day written down, beside the loop."
         self.commit()
-        if self.parts.day_over: self._days.append(asyncio.get_running_loop().create_task(self._day_down(date, self.parts.day_over(date))))
+        if self.parts.day_over: self._write_down(date, self.parts.day_over(date))
+
+    def _write_down(self, date: str, writing) -> None:
+        task = asyncio.get_running_loop().create_task(self._day_down(date, writing))
+        self._days.add(task)
+        task.add_done_callback(self._days.discard)
 
     async def _day_down(self, date: str, writing) -> None:
         try: await writing
@@ -300,6 +307,7 @@ class Runner:
         while True:
             await self.queue.join()
             await self.executor.settled()
+            if self._days: await asyncio.wait(self._days)  # a file that is written beside an order holds it up, and a second of a real market is long enough for both
             if self.queue.empty(): return
 
     def _pace(self) -> dict: # of /sim/step

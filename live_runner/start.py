@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -43,6 +44,7 @@ from .watchdog import runner_token, start_watchdog, watchdog_pid
 FASTEST = 600.0    # market seconds in one of the wall that a market without a pace of its own is taken for
 AGAIN_S = 10.0     # a venue that is away at the start is tried again after so long ...
 LONGEST_S = 300.0  # ... and twice as long each time, up to this
+SWITCH_S = .0005   # so long another thread (a hub's, one that writes a file) keeps the loop from an order; Python's own 5 ms are as long as all that we may take
 UNWATCHED_S = 86_400.0  # a market in lockstep stands still without its runner: nothing can happen in it meanwhile
 
 
@@ -128,6 +130,7 @@ async def _at_the_venue(o: Order, stack: AsyncExitStack, journal: Journal, meter
     rehearse(setup)
     gc.collect()
     gc.freeze()  # what is there now stays: nobody looks through it again while an order is due
+    sys.setswitchinterval(SWITCH_S)
     core.market.add = timed(core.market.add, meters.latency["feature_s"].add)
     facts = facts_of(setup, **facts, at_ns=clock.now(), started=isotime(time.time_ns()), snapshot=journal.last_snapshot())
     before, run = journal.runs()[-1:], {"pid": os.getpid(), "mode": o.mode, "account": account.id, "account_name": account.name, "contract": contract.id, "gateway_url": o.venue.gateway_url,

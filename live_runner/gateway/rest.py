@@ -182,9 +182,13 @@ class Gateway:
 
     # --- acts: sent once -----------------------------------------------------------------------------------------------------------------------------------
 
-    async def place(self, order: NewOrder, exit: bool = False) -> Outcome:
+    async def place(self,
+        order: NewOrder,
+        exit: bool = False,
+        goes_out: Callable | None = None, # goes_out(): told as the request is handed to the socket
+    ) -> Outcome:
         "A new order."
-        return await self._act("/api/Order/place", order_fields(order), exit, order.tag)
+        return await self._act("/api/Order/place", order_fields(order), exit, order.tag, goes_out)
 
     async def modify(self,
         account: int,
@@ -245,11 +249,11 @@ class Gateway:
             tries += 1
             await self.wire.pause(tries, reply.retry_after_s, f"{path}: {why}")
 
-    async def _act(self, path: str, body: dict, exit: bool, tag: str | None = None) -> Outcome:
+    async def _act(self, path: str, body: dict, exit: bool, tag: str | None = None, goes_out: Callable | None = None) -> Outcome:
         "An act: sent once, whatever comes of it."
         try:
             token = await self.tokens.get(urgent=exit)
-            reply = await self.wire.send(path, body, token, Urgency.EXIT if exit else Urgency.ACT, tag)
+            reply = await self.wire.send(path, body, token, Urgency.EXIT if exit else Urgency.ACT, tag, goes_out)
         except Problem as problem: return TurnedAway(0, why=str(problem))
         if reply.status == 401: self.tokens.refuse(token)
         return outcome(path, reply, tag)

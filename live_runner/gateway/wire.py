@@ -2,6 +2,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -73,7 +74,10 @@ class Wire:
         self._session = None
 
     def start(self) -> None:
-        if self._session is None: self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout_s), cookie_jar=aiohttp.DummyCookieJar())
+        if self._session is not None: return
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_chunk_sent.append(_goes_out)
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout_s), cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing])
 
     async def close(self) -> None:
         self.rest.close()
@@ -87,6 +91,7 @@ class Wire:
         token: str | None = None,
         urgency: Urgency = Urgency.READ,
         tag: str | None = None,           # of the order, for the log
+        goes_out: Callable | None = None, # goes_out(): told as the body is handed to the socket
     ) -> Reply:
         "One request; whatever the network does to it is in the reply. RetryLater when the wire was closed before it was sent."
         limiter = self.bars if path == BARS else self.rest
@@ -95,7 +100,7 @@ class Wire:
             async with limiter.slot(urgency) as waited_s:
                 if self._session is None: raise RetryLater("the gateway is not started")
                 began = self.clock.monotonic()
-                reply = await self._exchange(path, body, token)
+                reply = await self._exchange(path, body, token, goes_out)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             reply = Reply(0, why=f"no answer within {self.timeout_s:g} s" if isinstance(error, TimeoutError) else f"cut: {logs.redact(str(error) or type(error).__name__)}")
         log.debug("request", path=path, ms=round((self.clock.monotonic() - began) * 1e3, 1), http=reply.status, code=_code(reply.answer), slot_ms=round(waited_s * 1e3, 1), tag=tag,
@@ -112,10 +117,10 @@ class Wire:
         if (retry_after_s or 0) > LONGEST_PAUSE_S: raise RetryLater(f"{why}, and again only after {retry_after_s:g} s")
         await self.clock.sleep(retry_after_s if retry_after_s is not None else min(.5 * 2 ** (tries - 1), 10.0) * random.uniform(.5, 1))
 
-    async def _exchange(self, path: str, body: dict | None, token: str | None) -> Reply:
+    async def _exchange(self, path: str, body: dict | None, token: str | None, goes_out: Callable | None) -> Reply:
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         try:
-            async with self._session.request("GET" if path == PING else "POST", self.url + path, json=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.request("GET" if path == PING else "POST", self.url + path, json=body, headers=headers, allow_redirects=False, trace_request_ctx=goes_out) as response:
                 text = (await response.read()).decode("utf-8", "replace")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             return Reply(0, why=f"no connection: {logs.redact(str(error))}", sent=False)
@@ -124,6 +129,10 @@ class Wire:
         try: answer = json.loads(text)
         except ValueError: return Reply(response.status, text if path == PING else None, f"not JSON: {logs.redact(text)!r:.80}" if text else "an empty body", True, retry_after_s)
         return Reply(response.status, answer, "" if answer is not None else "null", True, retry_after_s)
+
+
+async def _goes_out(_, request, __) -> None:
+    if request.trace_request_ctx: request.trace_request_ctx()
 
 
 def _code(answer: Any) -> int | None:

@@ -32,7 +32,10 @@ class Venue:
         if name in self.fails: raise self.fails[name]
         return Accepted(7)
 
-    async def place(self, order, exit=False): return await self._answer("place", order.tag, exit)
+    async def place(self, order, exit=False, goes_out=None):
+        if goes_out: goes_out()
+        return await self._answer("place", order.tag, exit)
+
     async def modify(self, account, order_id, size=None, limit=None, stop=None, trail=None, exit=False): return await self._answer("modify", account, order_id, size, stop, exit)
     async def cancel(self, account, order_id, exit=False): return await self._answer("cancel", account, order_id, exit)
     async def close_position(self, account, contract): return await self._answer("close", account, contract)
@@ -176,7 +179,7 @@ def test_the_time_from_the_news_to_the_wire_is_measured_for_entries_and_the_roun
 
 def test_what_merely_sleeps_on_a_market_that_stands_still_holds_up_nobody():
     async def work(executor, venue):
-        async def slow(order, exit=False):
+        async def slow(order, exit=False, goes_out=None):
             await venue.clock.sleep(60)
             return Accepted(1)
         venue.place = slow
@@ -191,7 +194,7 @@ def test_what_merely_sleeps_on_a_market_that_stands_still_holds_up_nobody():
 
 def test_a_request_that_is_under_way_is_waited_for_though_somebody_sleeps():
     async def work(executor, venue):
-        async def slow(order, exit=False):
+        async def slow(order, exit=False, goes_out=None):
             venue.wire.rest.in_flight += 1
             await asyncio.sleep(.3)
             venue.wire.rest.in_flight -= 1

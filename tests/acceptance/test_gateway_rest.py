@@ -263,6 +263,17 @@ def test_an_act_that_could_not_be_sent_is_not_unknown():
     drive(nobody)
 
 
+def test_an_order_tells_once_that_it_goes_out_before_it_is_answered_and_not_when_it_does_not():
+    async def body(gateway, server):
+        seen, when_told = lambda: server.count(PLACE), []
+        for _ in range(2): assert isinstance(await gateway.place(ENTRY, goes_out=lambda: when_told.append(seen())), Accepted)
+        assert when_told == [0, 1] and seen() == 2
+        gateway.wire.url = "http://127.0.0.1:9"
+        assert isinstance(await gateway.place(ENTRY, goes_out=lambda: when_told.append(seen())), TurnedAway)
+        assert when_told == [0, 1]
+    drive(body)
+
+
 def test_orders_that_can_only_be_mistakes_are_not_sent():
     async def body(gateway, server):
         for order in (ENTRY._replace(size=0), ENTRY._replace(stop_ticks=0), ENTRY._replace(target_ticks=-4), ENTRY._replace(limit=float("nan")), ENTRY._replace(stop_type=OrderType.LIMIT)):

@@ -5,6 +5,7 @@ kill -9 of the real process (21) in test_live_crash and test_journal_crash; 29 a
 and test_bar_building; 37 in test_registry; 41 and 48 in test_paper_run; 44 in test_alerts; 45 in the soak."""
 import itertools
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from live_chaos import Spoiled
 from live_oracle import Oracle, converged
 from live_world import ACCOUNT, LiveWorld
 
+from live_runner import memory
+from live_runner.core import Core
 from live_runner.gateway.wire import Reply
 from live_runner.messages import Cancel, Close, Cured, Done, Kill, Modify, Place, Quit, Second, Trouble
 from live_runner.protocol import OrderStatus, Side
@@ -296,6 +299,19 @@ def test_21_killed_at_every_event_and_started_again(kind):
         w.replayed()
         trades += len(w.fills()) // 2
     assert trades > len(turns) // 2 > 8
+
+
+def test_21_a_snapshot_that_is_damaged_or_not_ours_is_refused():
+    w = to(story(), 60)
+    kept, again = w.core.snapshot(), lambda snapshot, **own: Core(w.setup._replace(**own), w.predictor, snapshot)
+    assert len(w.core.lots) == 1 and again(kept).snapshot() == kept
+    for at in range(0, len(kept), 97):
+        for wrong in (kept[:at], kept[:at] + bytes([kept[at] ^ 4]) + kept[at + 1:]):
+            with pytest.raises(ValueError, match="damaged"): again(wrong)
+    with pytest.raises(ValueError, match=f"account {w.setup.account}, this is"): again(kept, account=7)
+    layout = b'"layout":%d' % memory.LAYOUT
+    other = kept[4:].replace(layout, layout[:-1] + b"1")
+    with pytest.raises(ValueError, match="of layout 1"): again(zlib.crc32(other).to_bytes(4, "big") + other)
 
 
 def test_22_a_start_with_a_position_takes_it_over():

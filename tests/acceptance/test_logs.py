@@ -153,3 +153,19 @@ def test_a_log_that_cannot_be_written_stops_nobody(own_logging):
     logs.configure(stream, "INFO")
     stream.close()
     logs.logger("live_runner").warning("heard by nobody")
+
+
+def test_lines_that_can_wait_come_a_moment_later_in_their_order_and_none_is_forgotten(written):
+    later, events = logs.Later(logs.logger("x")), lambda: [line["event"] for line in lines(written) if line["logger"] == "x"]
+    async def one_after_the_other():
+        for k in range(3): later.info(f"{k}", number=k)
+        assert events() == []
+        await asyncio.sleep(logs.LATER_S * 2)
+        assert events() == ["0", "1", "2"]
+        later.info("3")
+        await asyncio.sleep(logs.LATER_S * 2)
+        later.info("4")
+    asyncio.run(one_after_the_other())
+    assert events() == ["0", "1", "2", "3"]
+    later.write()
+    assert events() == ["0", "1", "2", "3", "4"] and [line["number"] for line in lines(written) if "number" in line] == [0, 1, 2]
