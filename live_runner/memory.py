@@ -19,12 +19,13 @@ KEPT = ("now", "number", "plans_made", "position_plan", "halted", "offset", "fla
 
 
 def save(core) -> bytes:
-    "A few kilobytes: the account's record, today's lots and what was seen at their entries, orders and fills, latches."
+    "A few kilobytes: the account's record, today's lots and what was seen at their entries, orders and fills, latches. The larger part, of trades that are over, is packed once: no entry waits for it."
     (raw, lots, unpriced), rows = core.desk.plain(), sorted(core.seen)
     over = bisect_right(rows, int(core.lots["row"][-1])) if len(core.lots) else 0
     features = lambda some: b"".join(core.seen[row].tobytes() for row in some)
-    if core.packed[:2] != (lots, over): core.packed = lots, over, zlib.compress(lots + features(rows[:over]), 1)  # the larger part: of trades that are over, so that no entry waits for it
-    said = {name: getattr(core, name) for name in KEPT} | {"layout": LAYOUT, "account": core.setup.account, "book": core.book.plain(), "unpriced": unpriced, "rows": rows, "lots": len(lots), "ahead": base64.b64encode(features(rows[over:])).decode(), "state": base64.b64encode(raw).decode(),
+    if core.packed[:2] != (lots, over): core.packed = lots, over, zlib.compress(lots + features(rows[:over]), 1)
+    said = {name: getattr(core, name) for name in KEPT} | {"layout": LAYOUT, "account": core.setup.account, "book": core.book.plain(), "unpriced": unpriced, "state": base64.b64encode(raw).decode(),
+            "lots": len(lots), "rows": rows, "ahead": base64.b64encode(features(rows[over:])).decode(),
             "plan": core.plan.no if core.plan else 0, "plans": [vars(plan) for plan in core.plans.values()], "closing": vars(core.closing) if core.closing else None}
     small = json.dumps(said, sort_keys=True, separators=(",", ":"), default=int).encode()
     body = len(small).to_bytes(4, "big") + small + core.packed[2]

@@ -131,8 +131,8 @@ class Wire:
         return Reply(response.status, answer, "" if answer is not None else "null", True, retry_after_s)
 
 
-async def _goes_out(_, request, __) -> None:
-    if request.trace_request_ctx: request.trace_request_ctx()
+async def _goes_out(session, context, chunk) -> None:
+    if context.trace_request_ctx: context.trace_request_ctx()
 
 
 def _code(answer: Any) -> int | None:

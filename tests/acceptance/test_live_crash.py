@@ -31,12 +31,14 @@ ONCE = ("journal.before_commit", "journal.after_commit", "send.before", "send.af
 AGAIN = [f"{name}:1" for name in ONCE]
 QUICK = [*START, *AGAIN, *(f"journal.before_commit:{n}" for n in (4, 5, 6, 7)), "send.before:2", "journal.before_commit:12", "send.after:17", *START, *AGAIN,
          "event.received:90", "journal.after_commit:60", "send.before:31", "event.stepped:140", "stop.begun:1"]
-AT_RANDOM = np.random.default_rng(9)
-FIRST, UNTIL = "points-and-chance", {"event.received:50": "pause", "event.received:600": "day_stop"}  # plans that are tried again until such a limit stands
+AT_RANDOM, AT_ANY_MOMENT = np.random.default_rng(9), []  # the second: kills at a random moment that there were
+LATCHES = {"killed": dict(total_loss_usd=400.0), "review": dict(review_drawdown_usd=400.0)}  # limits that only a person opens, each with a market of its own
+FIRST, UNTIL = "points-and-chance", {"event.received:50": "pause", "event.received:600": "day_stop"} | {f"until {name}": name for name in LATCHES}  # plans that are tried again until such a limit stands
 STORIES = {FIRST: [*QUICK, "event.received:50", "event.received:40", "event.received:600", *START, "event.stepped:20", *AT_RANDOM.uniform(0, .6, 4).tolist()]}
 if SLOW:
     STORIES |= {f"often-{name}": [f"{name}:{n}" for n in (*range(2, 14), 17, 19, 23, 29, 31, 37, 41, 43, 47)] for name in ONCE}
     STORIES |= {f"chance-{k}": AT_RANDOM.uniform(.2, 2, 5).tolist() for k in range(20)}
+    STORIES |= {name: [f"until {name}", *START, "event.stepped:20", "event.received:40", "journal.after_commit:2"] for name in LATCHES}
 
 
 # --- many lives in one market --------------------------------------------------------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ if SLOW:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     place = tmp_path_factory.mktemp("shop")
-    make_shop(place, {"wide": ({}, {}), "tight": (dict(loss_streak=2, pause_min=1.0, day_loss_usd=450.0), {}),
+    make_shop(place, {"wide": ({}, {}), **{name: (limits, {}) for name, limits in LATCHES.items()}, "tight": (dict(loss_streak=2, pause_min=1.0, day_loss_usd=450.0), {}),
                       "slow": ({}, dict(stop_ticks=40, target_ticks=60, level_ticks=[30], trail_ticks=24, max_stop_ticks=80, max_hold_s=90))})
     return place
 
@@ -62,7 +64,7 @@ def die(start, folder, plan):
         code = life.after()
         if code and not (folder / "gateway.json").exists(): return die(start, folder, plan + .5)  # killed before there was a market: the next one lives longer
     else:
-        life = start(crash=plan)
+        life = start(crash="event.received:90" if plan.startswith("until") else plan)
         if plan.startswith("stop"):
             until(lambda: status(folder).get("reconciled"))
             life.kill(signal.SIGTERM)
@@ -74,11 +76,12 @@ def die(start, folder, plan):
 @pytest.fixture(scope="module", params=STORIES)
 def story(request, nursery, shop):
     "Lives and deaths in one market, and its end."
-    folder, deaths, unknown, config = shop / request.param / ACCOUNT, [], [], "tight" if request.param == FIRST else "wide"
+    folder, deaths, unknown, config = shop / request.param / ACCOUNT, [], [], {FIRST: "tight"}.get(request.param, request.param if request.param in LATCHES else "wide")
     def start(**more): return nursery.paper(folder, config, **more)
     for plan in STORIES[request.param]:
         while seen := die(start, folder, plan):
             deaths.append((plan, seen))
+            if isinstance(plan, float): AT_ANY_MOMENT.append(plan)
             unknown.extend((plan, tag) for tag in sorted(bare(seen.orders) - tags_of(folder)))
             if plan not in UNTIL or UNTIL[plan] in limits_of(folder): break
         if seen is None and (isinstance(plan, float) or request.param != FIRST): break  # how far the market comes between two kills is the machine's affair
@@ -201,6 +204,7 @@ def test_limits_are_after_a_kill_what_they_were_before(story):
         assert after.began.snapshot == before.over.snapshot and after.began.limits == before.over.limits, (before.number, before.over.limits, after.began.limits)
     assert [entry for run in story.runs for entry in run.latched] == []
     assert [run.began.state.day_start_equity for run in story.runs[1:] if run.began.state.day_start_equity != 20_000] == []
+    if story.name in LATCHES: assert all(story.name in run.began.limits for run in story.runs[-4:]) and story.name not in story.runs[0].over.limits
     if story.name == FIRST: assert {limit for run in story.runs[1:] for limit in run.began.limits} >= {"pause", "day_stop"}
 
 
@@ -209,6 +213,10 @@ def test_the_journal_gives_the_same_commands_again(story, nursery, shop):
     longest = max(story.runs, key=lambda run: len(run.messages))
     life = nursery.start("replay", story.folder, "--model", "rsi", "--run", longest.number)
     assert life.after() == 0 and "the same, bit for bit" in life.said
+
+
+if SLOW:
+    def test_there_were_a_hundred_kills_at_random_moments(): assert len(AT_ANY_MOMENT) >= 100
 
 
 # --- one market more: two runners, keeping a position, a stop that is lost, a full disk ------------------------------------------------------------------------
