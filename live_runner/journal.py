@@ -38,7 +38,7 @@ class Journal(JournalReader):
         "CallAHuman for a damaged file, one of another account or a newer layout; OSError where it cannot be written."
         if not Path(path).exists(): new_journal(Path(path), account)
         self.path, self._opener, self._db, self.fence = Path(path), opener, connected(Path(path), opener), None
-        self.run, self.dropped, self._at, self._rows, self._room, self._log, self._seconds, self._waiting = 0, 0, 0, [], 0, 0, [], None
+        self.run, self.dropped, self._at, self._rows, self._room, self._grown, self._seconds, self._waiting = 0, 0, 0, [], 0, 0, [], None
         try:
             self._know()
             if self.account != account: raise CallAHuman(f"{path} is the journal of account {self.account}, not of {account}; give each account a folder of its own")
@@ -160,16 +160,16 @@ class Journal(JournalReader):
             if self._waiting is not None: self._keep(db, 0, *self._waiting)
             crash.point("journal.before_commit")
         crash.point("journal.after_commit")
-        self._log += self._room + PAGES + (len(self._waiting[1]) if self._waiting else 0)
+        self._grown += self._room + PAGES + (len(self._waiting[1]) if self._waiting else 0)
         self._newest, self._waiting = self._waiting[1] if self._waiting else self._newest, None
         self._rows, self._room = [], 0
 
     def tidy(self) -> None:
         "Writes a log that has grown back into the file. For quiet moments: it waits for the disk. OSError as in `commit`, and nothing is lost."
-        if self._db is None or self._log < TIDY: return
+        if self._db is None or self._grown < TIDY: return
         try: self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error: raise OSError(f"{self.path}: the log of the journal cannot be written back: {error}") from error
-        self._log = 0
+        self._grown = 0
 
     def end(self,
         why: str, # the first one said of a run stays

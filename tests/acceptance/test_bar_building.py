@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mesbot.calendar import HOUR, HOURS, NY, session_table
 from mesbot.core import SECOND, instrument
 from mesbot.resample import resample_bars
-from mesbot.sessions import cut_bars, make_bars, n_bars, n_sessions, session_info, take_sessions
+from mesbot.sessions import cut_bars, make_bars, n_bars, n_sessions, session_info
 from mesbot.tickfile import COLUMNS, DTYPES
 from mesbot.tables import read_columns
 from mesbot.ticks import BarStream, trades_to_bars

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mesbot.config import load_config
-from mesbot.pages import page, thin
+from mesbot.pages import thin
 from mesbot.report import compare, make_report, read_run, render
 from mesbot.synth import synthetic_market
 

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from mesbot.bars import audit_bars, audit_store, import_bars, load_bars, n_bars, raw_bars, resample_bars, session_info
-from mesbot.calendar import MINUTE
-from mesbot.core import SECOND, instrument
+from mesbot.core import SECOND
 from mesbot.dbn import read_dbn
 
 DBN = "dbn/"

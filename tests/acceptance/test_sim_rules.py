@@ -18,7 +18,7 @@ from mesbot.account import add, enter, leave
 from mesbot.bars import make_bars
 from mesbot.calendar import NY, session_table
 from mesbot.config import load_config, with_settings
-from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Intent, Reason, kernel, new_state
+from mesbot.core import MES, REASONS, SECOND, STATE, TRADE, Reason, kernel, new_state
 from mesbot.inputs import Quotes, bar_at, market_of
 from mesbot.loop import bar_step, end_session, equity_curve, run_sessions
 from mesbot.predictors import Prediction
@@ -769,7 +769,7 @@ def test_no_entry_after_a_limit_even_by_a_reversal_on_its_way():
 
 def test_as_many_entries_an_hour_as_each_confidence_allows():
     "RSK-2: two an hour below .70; the third signal is refused until the first entry, decided at 10:00:01, is an hour old."
-    bars, says, at = [QUIET] * 8, [UP, DOWN] * 4, [0, 1, 2, 3, 4, 5, 3600, 3601]
+    bars, at = [QUIET] * 8, [0, 1, 2, 3, 4, 5, 3600, 3601]
     sure = [(.05, .30, .65) if up else (.65, .30, .05) for up in (1, 0) * 4]
     limits = dict(risk=dict(signals_an_hour=(2, 0, 0), reduce_after_losses=0))
     done = filled(bars, sure, gap_s=at, door=True, **limits)
