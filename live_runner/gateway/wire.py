@@ -14,6 +14,7 @@ from ..protocol import BARS, ENDPOINTS, PING
 from .answers import UnreadableAnswer, field, known, need
 from .limits import Urgency, bars_limiter, rest_limiter
 
+KEEP_S = 45.0          # an idle connection is kept so long: three polls of a runner without a position, so that no order waits for a handshake
 LONGEST_PAUSE_S = 120  # a server that asks for a longer pause than that ends a question
 
 log = logs.logger("live_runner.gateway")
@@ -77,7 +78,8 @@ class Wire:
         if self._session is not None: return
         tracing = aiohttp.TraceConfig()
         tracing.on_request_chunk_sent.append(_goes_out)
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.timeout_s), cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing])
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=KEEP_S), timeout=aiohttp.ClientTimeout(total=self.timeout_s), cookie_jar=aiohttp.DummyCookieJar(),
+                                              trace_configs=[tracing])
 
     async def close(self) -> None:
         self.rest.close()

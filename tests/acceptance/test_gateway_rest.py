@@ -8,12 +8,14 @@ import pytest
 from aiohttp import web
 
 from live_runner.clock import FakeClock, isotime, ns_of
+from live_runner.gateway import wire
 from live_runner.gateway.answers import Account, Candle, Contract, Fill, Order, Position, UnreadableAnswer
 from live_runner.gateway.outcomes import Accepted, Failed, NewOrder, Refused, TurnedAway, Unknown
 from live_runner.gateway.rest import Gateway
 from live_runner.gateway.settings import GatewaySettings
 from live_runner.problems import CallAHuman, FixTheConfig, RetryLater
 from live_runner.protocol import BARS, ENDPOINTS, PING, BarsError, BarUnit, LoginError, ModifyError, OrderStatus, OrderType, PlaceError, PositionType, Side, ValidateError, QUERY_FILTER
+from live_runner.settings import RunnerSettings
 
 MES_ID, LOGIN, VALIDATE, PLACE = "CON.F.US.MES.Z26", "/api/Auth/loginKey", "/api/Auth/validate", "/api/Order/place"
 T0 = ns_of("2026-11-20T14:30:00Z")
@@ -63,7 +65,7 @@ class Server:
     "Answers well, unless a plan for the path says otherwise: one step of it a request."
 
     def __init__(self, clock: FakeClock, **plans):
-        self.clock, self.plans, self.seen, self.life_s, self.logins = clock, {}, [], 86_400, 0
+        self.clock, self.plans, self.seen, self.peers, self.life_s, self.logins = clock, {}, [], set(), 86_400, 0
 
     def count(self, path: str) -> int: return sum(seen.path == path for seen in self.seen)
 
@@ -76,6 +78,7 @@ class Server:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()
+        self.peers.add(request.transport.get_extra_info("peername"))
         self.seen.append(Seen(request.path, json.loads(text) if text else None, request.headers.get("Authorization", "")))
         plan = self.plans.get(request.path)
         return await plan.pop(0)(request) if plan else self.good(request.path)
@@ -272,6 +275,18 @@ def test_an_order_tells_once_that_it_goes_out_before_it_is_answered_and_not_when
         assert isinstance(await gateway.place(ENTRY, goes_out=lambda: when_told.append(seen())), TurnedAway)
         assert when_told == [0, 1]
     drive(body)
+
+
+def test_an_order_finds_the_connection_of_the_last_poll(monkeypatch):
+    assert wire.KEEP_S > 2 * RunnerSettings().idle_poll_s
+    async def body(gateway, server):
+        await gateway.positions(3)
+        await asyncio.sleep(.1)
+        await gateway.place(ENTRY)
+        return server.peers
+    kept = drive(body)
+    monkeypatch.setattr(wire, "KEEP_S", .02)
+    assert len(kept) == 1 and len(drive(body)) == 2
 
 
 def test_orders_that_can_only_be_mistakes_are_not_sent():
