@@ -44,7 +44,7 @@ _TARGETS = (  # name, what it is, must be at most (at least for those of `_AT_LE
     ("pipeline_s", "store -> features -> labels on disk", 12, "s"), ("pipeline_peak_mb", "... peak of memory", 2000, "MB"), ("pipeline_disk_mb", "... on disk", None, "MB"),
     ("sim_ns_per_bar", "a back-test with every rule on, a bar", 10, "ns"), ("sim_trades", "... lots in its log", None, ""), ("sim_peak_mb", "... peak of memory, bars included", None, "MB"),
     ("sim_vs_vbt_rust", "... so many times as fast as vectorbt on rust", 10, "x"), ("sim_vs_vbt_numba", "... and on numba", 20, "x"),
-    ("sim_vs_vbt_rust_best", "... rust, by the best times", None, "x"), ("sim_vs_vbt_numba_best", "... numba, by the best times", None, "x"),
+    ("sim_vs_vbt_rust_best", "... rust, the best of all runs", None, "x"), ("sim_vs_vbt_numba_best", "... numba, the best of all runs", None, "x"),
     ("sweep_bars_per_s", "a sweep, bars times sets a second", 100e6, ""),
     ("windows_ms", "6.2 million windows of 60 bars, as a view", 1, "ms"), ("gather_gb_s", "batches of them, gathered and scaled", 1, "GB/s"),
     ("infer_feed_forward_p99_us", "feed-forward net, one bar, 99 of 100 below", 100, "us"), ("infer_lstm_p99_us", "LSTM of 60 bars", 500, "us"),

@@ -133,7 +133,7 @@ def hours_counts(
 ) -> dict: # bars; filtered_bars, outside the hours that may be traded; traded_s, seconds in which a position may be entered
     "How many bars there are, and how many the hours leave out."
     edges = np.stack([market.schedule["rth_open"], market.schedule["rth_close"]], 1)
-    regular = sum(int(np.diff(np.searchsorted(market.columns.ts[a:b], pair))[0]) for a, b, pair in zip(market.pointers[:-1], market.pointers[1:], edges))
+    regular = int(np.diff(np.searchsorted(market.columns.ts, edges)).sum())
     n, s = len(market.columns.ts), market.schedule[market.schedule["known"] == 1]
     rth_s, all_s = (int((np.minimum(s["last_entry"], end) - start).sum()) // SECOND for start, end in ((s["rth_open"], s["rth_close"]), (s["entry_from"], s["last_entry"])))
     left_out, traded_s = {"RTH": (n - regular, rth_s), "ETH": (regular, all_s - rth_s), "ALL": (0, all_s)}[config.trader.hours]

@@ -36,13 +36,13 @@ def measure(
     call: str,        # an expression, timed
     rows: str = "len(result)", # an expression of `result`, told as it is at the last time: how many rows it has, or whatever is asked
     repeats: int = 3, # how often; the first is thrown away when there are more
-) -> dict: # s, the median; best_s, the shortest; rows; peak_mb
+) -> dict: # s, the median; first_s; best_s, the shortest; rows; peak_mb
     "Time an expression in a fresh Python; ValueError with its last line when that fails."
     program = _MEASURE.format(setup=setup, call=call, rows=rows, repeats=repeats)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode: raise ValueError(f"measuring {call} failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    return {"s": statistics.median(found["times"][1:] or found["times"]), "best_s": min(found["times"]), "rows": found["rows"], "peak_mb": found["peak_mb"]}
+    return {"s": statistics.median(found["times"][1:] or found["times"]), "first_s": found["times"][0], "best_s": min(found["times"]), "rows": found["rows"], "peak_mb": found["peak_mb"]}
 
 # %% ../nbs/17b_measure.ipynb #185889f4
 def machine() -> dict:

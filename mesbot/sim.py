@@ -70,7 +70,7 @@ def backtest(
     if len(done.session) and done.session[0] < 0: dates = np.append(dates, sessions_of(done.lots["exit_ns"][:1] - 1, thing.hours)[1]["date"].astype("M8[D]"))  # row -1: of a session before
     daily = pd.Series(np.append(done.daily, [done.late_usd] * (len(dates) - len(done.daily))), pd.Index(dates, name="trade_date"), name="net_usd").sort_index()
     hours, worst = hours_counts(market, config), (float(state.drawdown_usd), float(state.drawdown_share))
-    numbers = pd.DataFrame({name: done.lots[name] for name in _NUMBERS})
+    numbers = {name: np.ascontiguousarray(done.lots[name]) for name in _NUMBERS}
     summary = performance(numbers, daily, start, thing.tick_usd, worst=worst, traded_s=hours["traded_s"])
     summary |= hours | account_facts(done.lots, state, done.refusals) | {"fill_mode": config.fills.mode, "warnings": said}
     after = state.copy()

@@ -102,7 +102,7 @@ def test_every_requirement_is_locked_and_every_import_required():
     locked = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     wanted = names_of(" ".join(fact[key] for key in fact if key.endswith("requirements")))
     assert wanted - locked == set()
-    modules = {"sklearn": "scikit-learn", "pydantic": "pydantic-settings", "nbformat": "nbconvert", "scipy": "scikit-learn", "threadpoolctl": "scikit-learn", "databento_dbn": "databento", "requests": "databento"}
+    modules = {"sklearn": "scikit-learn", "pydantic": "pydantic-settings", "nbformat": "nbconvert", "scipy": "scikit-learn", "threadpoolctl": "scikit-learn", "databento_dbn": "databento", "requests": "databento", "llvmlite": "numba"}
     used = set()
     for room in ROOMS:
         for node in ast.walk(ast.parse((ROOT / "mesbot" / f"{room}.py").read_text())):

@@ -14,7 +14,7 @@ import mesbot.measure as measure_room
 from mesbot.bars import iter_bars, n_bars, take_sessions
 from mesbot.cli import app, load_market
 from mesbot.config import load_config
-from mesbot.core import SECOND
+from mesbot.core import MES, SECOND
 from mesbot.features import FEATURES, FeatureStream, compute_features
 from mesbot.market import known_signal, synthetic_market
 from mesbot.oracle import oracle_ic
@@ -24,7 +24,7 @@ from mesbot.oracle import oracle_ic
 def test_the_first_time_is_thrown_away(monkeypatch, times, median):
     "The median of all times but the first, which compiles and fills caches; of one time, that one."
     monkeypatch.setattr(measure_room.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stderr="", stdout=json.dumps(dict(times=times, rows=7, peak_mb=3.0))))
-    assert measure_room.measure("", "1") == {"s": median, "best_s": min(times), "rows": 7, "peak_mb": 3.0}
+    assert measure_room.measure("", "1") == {"s": median, "first_s": times[0], "best_s": min(times), "rows": 7, "peak_mb": 3.0}
 
 
 def test_a_fresh_python_runs_it_so_often():
@@ -191,31 +191,42 @@ def test_the_back_test_that_is_timed_has_every_rule_on():
     assert {"stop", "stall", "time_stop", "level"} <= set(done.trades["reason_out"]) and done.trades["contracts"].max() > 1
 
 
-def test_the_race_times_whole_runs_in_turn(monkeypatch):
-    "Each turn in another order, the first thrown away, each engine asked for by its name."
-    bars, asked, now = synthetic_market(1, 5).bars, [], [0.0]
-    waits = {name: iter([50, *times]) for name, times in dict(ours=(1, 3, 2), rust=(20, 40, 30), numba=(30, 50, 70)).items()}
-    def spend(name): asked.append(name); now[0] += next(waits[name])
-    monkeypatch.setattr(bench_sim, "backtest", lambda b, p, rules: spend("ours"))
-    monkeypatch.setattr(bench_sim, "run_signals", lambda table, stop, target, engine: spend(engine))
-    monkeypatch.setattr(bench_sim.time, "perf_counter", lambda: now[0])
-    assert bench_sim.race(bars, bench_sim.bench_prediction(n_bars(bars)), 3) == {"ours": [1, 3, 2], "rust": [20, 40, 30], "numba": [30, 50, 70]}
-    first = ["ours", "rust", "numba"]
-    assert asked == first + ["rust", "numba", "ours"] + ["numba", "ours", "rust"] + first
+def test_each_engine_is_asked_for_by_its_name(monkeypatch):
+    "Making what an engine is given is not part of its run; the rival gets the same signals, filled a bar later, and the first stop and target of the rules."
+    bars, asked = synthetic_market(1, 5).bars, []
+    p = bench_sim.bench_prediction(n_bars(bars))
+    monkeypatch.setattr(bench_sim, "backtest", lambda *given: asked.append(("ours", *given)))
+    monkeypatch.setattr(bench_sim, "run_signals", lambda table, stop, target, engine: asked.append((engine, table, stop, target)))
+    runs = [bench_sim.ready(engine, bars, p) for engine in bench_sim.ENGINES]
+    assert asked == []
+    for run in runs: run()
+    assert [given[0] for given in asked] == list(bench_sim.ENGINES) == ["ours", "rust", "numba"]
+    rules = bench_sim.every_rule()
+    assert asked[0][1] is bars and asked[0][2] is p and asked[0][3] == rules
+    for _, table, stop, target in asked[1:]:
+        sure = np.flatnonzero(p.max(axis=1) >= .6)
+        assert set(np.flatnonzero(table.long | table.short)) == set(sure + 1) - {n_bars(bars), n_bars(bars) - 1} and not table.at_close
+        np.testing.assert_allclose(stop[:1000] * table.open[:1000] / MES.tick, rules.stops.stop_ticks)
+        np.testing.assert_allclose(target / stop, rules.stops.target_ticks / rules.stops.stop_ticks)
 
 
 def test_simulator_numbers_are_of_what_was_measured(monkeypatch):
-    "Nanoseconds of the process of its own, ratios of the race by medians and by best times, bar-evaluations of the best sweep."
-    asked = []
+    "Process after process, each engine in turn: ratios by the median of first runs and by the best of all runs, nanoseconds of runs that are not the first, bar-evaluations of the best sweep."
+    asked, first = [], {"ours": iter([2.0, 1.0, 9.0]), "rust": iter([30.0, 5.0, 40.0]), "numba": iter([50.0, 80.0, 7.0])}
+    best = {"ours": iter([.5, .4, .6]), "rust": iter([4.0, 3.0, 2.0]), "numba": iter([6.0, 7.0, 8.0])}
     def measure(setup, call, rows, repeats=3):
-        asked.append((call, repeats, "'place'" in setup))
-        rows = {"race": {"ours": [2.0, 1.0, 9.0], "rust": [30.0, 5.0, 40.0], "numba": [50.0, 80.0, 7.0]}, "back": [1_000_000, 9], "swee": [1_000_000, 48]}[call[:4]]
-        return {"s": .01, "best_s": .008, "rows": rows, "peak_mb": 700.0}
+        engine = next((name for name in first if f"ready('{name}', bars, p)" in setup), "sweep")
+        asked.append((call, repeats, engine, "'place'" in setup))
+        if engine == "sweep": return {"s": .01, "first_s": .02, "best_s": .008, "rows": [1_000_000, 48], "peak_mb": 700.0}
+        assert f"ready('{engine}', few, " in setup, "what compiles is run first"
+        return {"s": next(again) if engine == "ours" else 1.0, "first_s": next(first[engine]), "best_s": next(best[engine]), "rows": [1_000_000, 9] if engine == "ours" else 1_000_000, "peak_mb": 700.0 if engine == "ours" else 9000.0}
+    again = iter([.01, .03, .02])
     monkeypatch.setattr(bench_sim, "measure", measure)
     found = bench_sim.bench_sim("place") | bench_sim.bench_sweep("place")
-    np.testing.assert_allclose([found[name] for name in ("sim_ns_per_bar", "sim_best_ns_per_bar", "sim_trades", "sim_peak_mb", "sim_vs_vbt_rust", "sim_vs_vbt_numba", "sim_vs_vbt_rust_best", "sim_vs_vbt_numba_best",
-                                                         "vbt_rust_ns_per_bar", "sweep_bars_per_s")], [10, 8, 9, 700, 15, 25, 5, 7, 30_000, 6e9])
-    assert asked == [("backtest(bars, p, rules)", 6, True), ("race(bars, p, 6)", 1, True), ("sweep(bars, p, GRID, rules, threads=1)", 3, True)]
+    want = {"sim_ns_per_bar": 20, "sim_first_ns_per_bar": 2000, "sim_best_ns_per_bar": 400, "sim_bars": 1_000_000, "sim_trades": 9, "sim_peak_mb": 700, "sim_vs_vbt_rust": 15, "sim_vs_vbt_numba": 25,
+            "sim_vs_vbt_rust_best": 5, "sim_vs_vbt_numba_best": 15, "vbt_rust_ns_per_bar": 30_000, "vbt_rust_best_ns_per_bar": 2000, "vbt_numba_ns_per_bar": 50_000, "vbt_numba_best_ns_per_bar": 6000, "sweep_bars_per_s": 6e9}
+    np.testing.assert_allclose([found[name] for name in want], list(want.values()))
+    assert asked == [("run()", 4, engine, True) for _ in range(3) for engine in ("ours", "rust", "numba")] + [("sweep(bars, p, GRID, rules, threads=1)", 3, "sweep", True)]
 
 
 # --- the market of a report ---

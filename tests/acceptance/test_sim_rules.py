@@ -986,16 +986,16 @@ def test_a_row_that_is_no_prediction_is_seen_in_the_middle_of_silence_and_of_a_p
 
 def test_parts_and_threads_change_nothing(monkeypatch):
     "Wakes found a session at a time on another thread, all at once, or together with other sets: the same lots."
-    from mesbot import wakes
+    from mesbot import parts
     bars = synthetic_market(4, seed=3).bars
     rng = np.random.default_rng(0)
     says = np.where(rng.random((len(bars.ts), 1)) < .01, np.where(rng.random((len(bars.ts), 1)) < .5, UP, DOWN), FLAT)
     config = load_config(risk=dict(start_balance_usd=1e6, total_loss_usd=1e6, day_loss_usd=1e6, day_drawdown_usd=1e6, review_drawdown_usd=1e6, loss_streak=1000), trader=dict(hours="ALL"))
     whole = backtest(bars, says, config)
     assert len(whole.trades) > 500
-    monkeypatch.setattr(wakes, "_PART", 1)
-    parts = backtest(bars, says, config)
-    pd.testing.assert_frame_equal(whole.trades, parts.trades)
+    monkeypatch.setattr(parts, "_PART", 1)
+    cut = backtest(bars, says, config)
+    pd.testing.assert_frame_equal(whole.trades, cut.trades)
     table = sweep(bars, says, {"stops.stop_ticks": [4, 8], "trader.min_confidence": [.5, .6]}, config)
     for row in table.itertuples(index=False):
         one = backtest(bars, says, with_settings(config, {"stops.stop_ticks": row[0], "trader.min_confidence": row[1]}))
