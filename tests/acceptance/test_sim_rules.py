@@ -246,6 +246,20 @@ def test_stops_are_passed_often_enough_for_that(mode):
     assert passed > 50, passed
 
 
+def test_the_quick_walk_is_the_full_step_where_nobody_wakes_for_long():
+    "BT-1: thousands of bars, wakes hundreds of them apart, a long silence; what the market was like goes on from block to block, for a stop by structure, a pulse of the volume and a brake on spikes."
+    lots, refused = 0, np.zeros(len(REASONS), np.int64)
+    for seed in range(24):
+        case, rng = Case(seed, 2, 6000), np.random.default_rng(seed)
+        n = len(case.ts)
+        case.probability[rng.random(n) > .03] = FLAT
+        case.probability[n // 3:n // 2] = NONE
+        done = same_by_both(case, config_with({"stops.kind": "structure", "stops.swing_s": (60, 5, 300)[seed % 3], "stops.max_stop_ticks": 100, "risk.min_volume_a_minute": 100., "risk.spike_atr_ticks": 5.,
+                                               "risk.start_balance_usd": 1e5, "trader.exit_on_opposite": False, "fills.mode": MODES[seed % 3]}))
+        lots, refused = lots + len(done.lots), refused + done.refusals
+    assert lots > 80 and refused[Reason.VOLATILITY_SPIKE] > 3 and refused[Reason.LOW_LIQUIDITY] > 3 and refused[Reason.NO_PREDICTION] > 3000, (lots, refused)
+
+
 def test_more_lots_than_the_room_for_them():
     "BT-1: the log is handed over in rooms of 1024 lots, in the middle of a session too."
     n = 5000
