@@ -556,7 +556,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mesbot.loop.Walker.__init__': ('loop.html#walker.__init__', 'mesbot/loop.py'),
                              'mesbot.loop.Walker.done': ('loop.html#walker.done', 'mesbot/loop.py'),
                              'mesbot.loop.Walker.go': ('loop.html#walker.go', 'mesbot/loop.py'),
-                             'mesbot.loop.ask_ahead': ('loop.html#ask_ahead', 'mesbot/loop.py'),
+                             'mesbot.loop.ask_around': ('loop.html#ask_around', 'mesbot/loop.py'),
                              'mesbot.loop.bar_step': ('loop.html#bar_step', 'mesbot/loop.py'),
                              'mesbot.loop.end_session': ('loop.html#end_session', 'mesbot/loop.py'),
                              'mesbot.loop.equity_curve': ('loop.html#equity_curve', 'mesbot/loop.py'),

@@ -1014,3 +1014,48 @@ def test_parts_and_threads_change_nothing(monkeypatch):
     for row in table.itertuples(index=False):
         one = backtest(bars, says, with_settings(config, {"stops.stop_ticks": row[0], "trader.min_confidence": row[1]}))
         assert one.summary["trades"] == row.trades and one.summary["net_usd"] == pytest.approx(row.net_usd, abs=1e-6)
+
+
+class Begun:
+    "In place of a thread: a part is found as soon as it may be."
+    def __init__(self, find, k): self.part = find(k)
+    def done(self): return True
+    def cancel(self): return False
+    def result(self): return self.part
+
+
+class Waiting(Begun):
+    "A part that is found when somebody waits for it, unless it was taken back."
+    def __init__(self, find, k): self.find, self.k, self.taken = find, k, False
+    def done(self): return False
+    def cancel(self):
+        self.taken = True
+        return True
+    def result(self):
+        assert not self.taken, "taken back, and waited for all the same"
+        return self.find(self.k)
+
+
+class Busy(Waiting):
+    "The same of a thread that has begun it already."
+    def cancel(self): return False
+
+
+@pytest.mark.parametrize("kind", (Begun, Waiting, Busy))
+def test_a_part_is_right_whoever_finds_it(kind, monkeypatch):
+    "BT-1: by the other thread long before it is asked for, by the one that trades in place of waiting, or while that one waits; more parts than rooms."
+    from mesbot import parts
+    bars = synthetic_market(7, seed=3).bars
+    says = np.where(np.random.default_rng(0).random((len(bars.ts), 1)) < .01, UP, FLAT)
+    market, rules, asked, found = market_of(bars, says, load_config()), rules_of(load_config(), MES), [], []
+    alone = [(part.first, part.last, part.wakes.tobytes()) for part in parts.parts_of(market, new_state(1000.), rules, ahead=False, rows=1)]
+
+    class Other:
+        def __init__(self, threads): pass
+        def __enter__(self): return self
+        def __exit__(self, *error): pass
+        def submit(self, find, k): return asked.append(k) or kind(lambda j: found.append(j) or find(j), k)
+    monkeypatch.setattr(parts, "ThreadPoolExecutor", Other)
+    assert [(part.first, part.last, part.wakes.tobytes()) for part in parts.parts_of(market, new_state(1000.), rules, ahead=True, rows=1)] == alone
+    assert asked == list(range(7)), "each is asked for once, in order"
+    assert found == ([0, 2, 4, 6] if kind is Waiting else asked), "who would have to wait finds the next one here"
